@@ -1,0 +1,270 @@
+"""A small HTTP/1.1 server for operators: one request a connection, a fixed set of answers, everything bounded.
+
+Used twice: on the administration socket, where the kernel says who asks, and on the health listener, where anybody may.
+It is not on the path of any request that is proxied, but shares the event loop with them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from sidecar.admin.address import AdminAddress
+from sidecar.admin.answers import Answer, admin_routes, answer, health_routes
+from sidecar.admin.credentials import allowed_uids, peer_uid
+from sidecar.http.errors import HttpError
+from sidecar.http.limits import HttpLimits
+from sidecar.http.messages import Framing
+from sidecar.http.receiver import RequestReceiver
+from sidecar.http.write import error_response
+from sidecar.proxy.listener import bind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from sidecar.admin.answers import Routes, StatusSource
+    from sidecar.clock import Clock
+    from sidecar.http.messages import Field, RequestHead
+    from sidecar.telemetry.messages import Messages
+
+_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+
+
+@dataclass(frozen=True, slots=True)
+class AdminLimits:
+    """Bounds of one such server. Times are seconds, sizes bytes."""
+
+    #: Open at once; one more is closed unanswered.
+    connections: int = 64
+    #: From accept to the end of the answer: closed.
+    timeout: float = 5.0
+    #: After the answer, for the client to close: closed.
+    linger_seconds: float = 1.0
+    #: What a client may send that nobody asked for, after its head: closed.
+    linger_bytes: int = 64 * 1024
+    #: The head of a request: 431 or 414.
+    http: HttpLimits = field(default_factory=lambda: HttpLimits(head_bytes=8 * 1024, target_bytes=1024, fields=64))
+
+
+class _Server:
+    """Serves a table of answers on one socket."""
+
+    def __init__(
+        self,
+        routes: Routes,
+        uids: frozenset[int] | None,
+        messages: Messages,
+        clock: Clock,
+        limits: AdminLimits,
+    ) -> None:
+        self.routes = routes
+        self.uids = uids
+        self.messages = messages
+        self.clock = clock
+        self.limits = limits
+        #: Oldest first.
+        self.open: dict[_Connection, None] = {}
+        self._server: asyncio.Server | None = None
+
+    def accept(self) -> _Connection:
+        """Makes what serves the next connection."""
+        return _Connection(self)
+
+    async def close(self) -> None:
+        """Stops accepting; answers that were given still leave, as far as the loop runs on. May be called twice."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        for connection in list(self.open):
+            connection.close()
+
+
+class AdminServer(_Server):
+    """The administration socket: a UNIX socket that serves our own uid, root and ``uids``."""
+
+    def __init__(
+        self,
+        path: Path | str,
+        uids: Iterable[int],
+        source: StatusSource,
+        *,
+        messages: Messages,
+        clock: Clock,
+        limits: AdminLimits = AdminLimits(),
+    ) -> None:
+        super().__init__(admin_routes(source), allowed_uids(uids), messages, clock, limits)
+        self._path = Path(path)
+        self._address: AdminAddress | None = None
+
+    async def start(self) -> None:
+        """Makes the socket and begins to accept. Raises `AddressError`."""
+        self._address = AdminAddress.open(self._path)
+        self._server = await asyncio.get_running_loop().create_unix_server(
+            self.accept, sock=self._address.sock, backlog=1
+        )
+        self._address.sock.listen(self.limits.connections)
+
+    async def close(self) -> None:
+        """Removes the socket's file, then stops accepting."""
+        address, self._address = self._address, None
+        if address is not None:
+            address.remove()
+        await super().close()
+        if address is not None:
+            address.close()
+
+
+class HealthServer(_Server):
+    """The health listener: TCP, anybody, and nothing but /live, /ready and /metrics."""
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        source: StatusSource,
+        *,
+        messages: Messages,
+        clock: Clock,
+        limits: AdminLimits = AdminLimits(),
+    ) -> None:
+        super().__init__(health_routes(source), None, messages, clock, limits)
+        self._host = host
+        self._port = port
+
+    async def start(self) -> None:
+        """Binds and begins to accept. Raises `BindError`."""
+        sock = bind(self._host, self._port)
+        # One at a time, then as many may wait as may be open: out of descriptors, asyncio fails once for each it may take.
+        self._server = await asyncio.get_running_loop().create_server(self.accept, sock=sock, backlog=1)
+        sock.listen(self.limits.connections)
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where it listens: the port that was found where 0 was asked for."""
+        if self._server is None:
+            return self._host, self._port
+        name = self._server.sockets[0].getsockname()
+        return str(name[0]), int(name[1])
+
+
+class _Connection(asyncio.Protocol):
+    """One client: a request, its answer, and the lingering close of RFC 9112 9.6."""
+
+    def __init__(self, server: _Server) -> None:
+        self._server = server
+        self._receiver = RequestReceiver(self, server.limits.http)
+        self._loop = asyncio.get_running_loop()
+        self._deadline = self._loop.time() + server.limits.timeout
+        self._answered = False
+        self._discarded = 0
+
+    # -- what the event loop calls ------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Looks at who it is before a byte is read."""
+        self._transport = cast("asyncio.Transport", transport)
+        self._timer = self._loop.call_at(self._deadline, self._expire)
+        server = self._server
+        if server.uids is not None:
+            uid = peer_uid(transport.get_extra_info("socket"))
+            if uid not in server.uids:
+                server.messages.warning("the admin socket refused a connection", uid=uid)
+                self._transport.abort()
+                return
+        if len(server.open) >= server.limits.connections:
+            # Probes ask and go. Whoever has been here longest is not one, and must not keep them out.
+            server.messages.warning("an admin or health connection was one too many: the oldest is closed")
+            next(iter(server.open)).give_way()
+        server.open[self] = None
+
+    def give_way(self) -> None:
+        """Ends at once, for another connection."""
+        self._server.open.pop(self, None)
+        self._transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        """Reads the request; what follows it is thrown away."""
+        if self._answered:
+            self._discard(len(data))
+            return
+        try:
+            self._receiver.feed(data)
+        except HttpError as error:
+            self._answer(Answer.of({"error": str(error.code)}, error.status))
+
+    def eof_received(self) -> None:
+        """The client has closed its side: the loop flushes what is unsent and closes ours."""
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature; why does not matter
+        """The connection is gone."""
+        self._server.open.pop(self, None)
+        self._receiver.stop()
+        self._timer.cancel()
+
+    # -- what the receiver calls --------------------------------------------------------------------------------------
+
+    def on_request(self, head: RequestHead) -> None:
+        """Answers; nothing after the head is looked at."""
+        self._receiver.stop()
+        if head.framing is Framing.CHUNKED or head.length:
+            self._answer(Answer.of({"error": "content_not_expected"}, 413))
+            return
+        try:
+            found, allow = answer(self._server.routes, head.method, head.path)
+        except Exception as error:  # noqa: BLE001 - a question that cannot be answered must not end the connection unheard
+            self._loop.call_exception_handler(
+                {"message": "an admin request failed", "exception": error, "where": "admin"}
+            )
+            found, allow = Answer.of({"error": "internal"}, 500), b""
+        self._answer(found, allow, head_only=head.method == b"HEAD")
+
+    def on_data(self, data: bytes) -> None:
+        """Never called: the receiver is stopped at the head."""
+
+    def on_end(self, trailers: list[Field]) -> None:
+        """Never called: the receiver is stopped at the head."""
+
+    # -- the answer and the end ---------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Ends the connection; an answer that was given still leaves."""
+        if self._answered:
+            self._transport.close()
+        else:
+            self._transport.abort()
+
+    def _answer(self, found: Answer, allow: bytes = b"", *, head_only: bool = False) -> None:
+        self._answered = True
+        extra = b"Date: %b\r\nCache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n" % self._date()
+        if allow:
+            extra += b"Allow: %b\r\n" % allow
+        self._transport.write(
+            error_response(
+                found.status, found.body, found.content_type.encode("ascii"), head_only=head_only, extra=extra
+            )
+        )
+        self._transport.write_eof()
+        self._timer.cancel()
+        self._timer = self._loop.call_later(self._server.limits.linger_seconds, self._expire)
+
+    def _discard(self, size: int) -> None:
+        self._discarded += size
+        if self._discarded > self._server.limits.linger_bytes:
+            self._transport.abort()
+
+    def _expire(self) -> None:
+        if self._transport.get_write_buffer_size() and self._loop.time() < self._deadline:
+            # A long answer to a slow reader: it has what is left of the time.
+            self._timer = self._loop.call_at(self._deadline, self._expire)
+        else:
+            self._transport.abort()
+
+    def _date(self) -> bytes:
+        """RFC 9110 5.6.7; not by strftime, whose names follow the locale."""
+        t = time.gmtime(self._server.clock.wall())
+        day = f"{_DAYS[t.tm_wday]}, {t.tm_mday:02d} {_MONTHS[t.tm_mon - 1]} {t.tm_year:04d}"
+        return f"{day} {t.tm_hour:02d}:{t.tm_min:02d}:{t.tm_sec:02d} GMT".encode("ascii")

@@ -1,0 +1,53 @@
+"""Ending without losing what was begun: inbound first, since the agent needs outbound to finish its answers."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+    from sidecar.proxy.downstream import Downstream
+    from sidecar.proxy.hub import Hub
+    from sidecar.proxy.listener import Listener
+
+#: How often the drain looks whether what was in flight has ended, in seconds.
+LOOK_SECONDS = 0.02
+
+
+async def drain(hub: Hub, listeners: Collection[Listener], seconds: float) -> bool:
+    """Stops taking work, waits for what is in flight, and closes the rest.
+
+    Inbound stops accepting at once, outbound when no inbound request is in flight any more; idle connections close,
+    answers carry ``connection: close``. Returns whether everything ended within ``seconds``.
+    """
+    hub.draining = True
+    deadline = hub.clock.monotonic() + seconds
+    done = await _end(hub, listeners, "inbound", deadline)
+    done = await _end(hub, listeners, "outbound", deadline) and done
+    for stream in list(hub.streams):
+        stream.abort()
+    return done
+
+
+async def _end(hub: Hub, listeners: Collection[Listener], direction: str, deadline: float) -> bool:
+    for listener in listeners:
+        if listener.service.direction == direction:
+            listener.stop()
+
+    def live() -> list[Downstream]:
+        # Of all listeners, those that a reload has removed included: what was begun there is finished too.
+        return [c for c in hub.connections if c.listener.service.direction == direction]
+
+    for connection in live():
+        connection.retire()
+    return await _until(hub, lambda: not live(), deadline)
+
+
+async def _until(hub: Hub, condition: Callable[[], bool], deadline: float) -> bool:
+    while not condition():
+        if hub.clock.monotonic() >= deadline:
+            return False
+        await asyncio.sleep(LOOK_SECONDS)
+    return True

@@ -1,0 +1,85 @@
+"""What the admin socket and the health listener may ask the running process."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sidecar.config.effective import effective
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sidecar.app.server import Server
+    from sidecar.proxy.downstream import Downstream
+
+
+class Status:
+    """Answers from the state in force; never depends on the agent or a peer."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+
+    def ready(self) -> str | None:
+        """Returns None when the proxy can serve, else a stable reason."""
+        server = self._server
+        if server.hub.draining:
+            return "draining"
+        if len(server.listeners) < len(server.generation.services):
+            return "starting"
+        svid = server.generation.own.svid
+        now = server.clock.wall()
+        if now > svid.not_after:
+            return "identity_expired"
+        if now < svid.not_before:
+            return "identity_not_yet_valid"
+        return None
+
+    def metrics(self) -> bytes:
+        """Returns the metrics as Prometheus text."""
+        return self._server.metrics.render()
+
+    def config(self) -> dict[str, Any]:
+        """Returns the effective configuration; it has no place for a secret."""
+        generation = self._server.generation
+        return effective(generation.loaded.config) | {"policy_version": generation.policy_version}
+
+    def certs(self) -> list[dict[str, Any]]:
+        """Returns our own identity: name, expiry, pin, and how its key is protected."""
+        own = self._server.generation.own
+        return [
+            {
+                "identity": own.name,
+                "serial": own.svid.serial,
+                "not_before": own.svid.not_before,
+                "not_after": own.svid.not_after,
+                "pin": own.pin,
+                "key_protection": own.protection,
+            }
+        ]
+
+    def connections(self) -> Iterator[dict[str, Any]]:
+        """Gives the live downstream connections with their peers."""
+        return (_connection(connection) for connection in self._server.hub.connections)
+
+    def drain(self) -> None:
+        """Begins the drain, as SIGTERM does."""
+        self._server.begin_drain()
+
+
+def _connection(connection: Downstream) -> dict[str, Any]:
+    service = connection.listener.service
+    peer = connection.peer
+    exchange = connection.exchange
+    shown: dict[str, Any] = {
+        "direction": service.direction,
+        "listener": service.name,
+        "src.addr": connection.remote,
+        "requests": connection.requests,
+        "policy.version": service.policy_version,
+        "busy": exchange is not None,
+    }
+    if peer is not None:
+        shown |= {"src.identity": str(peer.id), "src.pin": str(peer.pin), "cert.serial": peer.serial}
+    if exchange is not None and exchange.verdict is not None:
+        shown["decision.id"] = exchange.verdict.decision_id
+    return shown

@@ -1,0 +1,112 @@
+"""``sidecar certs init``: an authority and identities for development, as files in one folder."""
+
+from __future__ import annotations
+
+import argparse
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sidecar.clock import Clock
+from sidecar.config.faults import printable
+from sidecar.devcerts.generate import generate
+from sidecar.devcerts.layout import (
+    AUTHORITY_CERTIFICATE,
+    AUTHORITY_KEY,
+    DEFAULT_INSTANCE,
+    DEFAULT_TRUST_DOMAIN,
+    Order,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sidecar.devcerts.generate import Made
+    from sidecar.devcerts.identities import Identity
+
+_EXAMPLE = """\
+example:
+  sidecar certs init certs-dev --agent planner --agent tools
+
+exit codes: 0 fine, 1 the folder cannot be written, 2 a name is wrong or the folder holds files that are not ours
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the command line of ``sidecar certs``."""
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", title="actions", required=True)
+    init = actions.add_parser(
+        "init",
+        help="make a development authority and identities, or renew them",
+        description=(
+            "Makes a development authority and an identity for each agent, valid for 7 days. Run again it renews the\n"
+            "certificates and keeps the keys, so that pins stay. Nothing in the folder that is not ours is replaced."
+        ),
+        epilog=_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    init.add_argument("directory", metavar="DIR", type=Path, help="the folder; made with mode 0700 if it is missing")
+    init.add_argument(
+        "--agent", metavar="NAME", action="append", required=True, help="the name of an agent; once for each agent"
+    )
+    init.add_argument(
+        "--trust-domain", metavar="NAME", default=DEFAULT_TRUST_DOMAIN, help="the trust domain (default %(default)s)"
+    )
+    init.add_argument(
+        "--instance",
+        metavar="NAME",
+        default=DEFAULT_INSTANCE,
+        help="the instance of each named agent (default %(default)s); others lie in DIR/<agent>/<instance>/",
+    )
+    init.add_argument(
+        "--new-keys",
+        action="store_true",
+        help="make new keys for the named agents: their pins change; the authority keeps its key",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Fills the folder and prints what is in it, never a key."""
+    order = Order.parse(
+        args.directory,
+        args.agent,
+        trust_domain=args.trust_domain,
+        instance=args.instance,
+        new_keys=args.new_keys,
+    )
+    print(*report(generate(order, Clock().wall())), sep="\n")
+    return 0
+
+
+def report(made: Made) -> Iterator[str]:
+    """Yields the lines that say what was made: identities with pins, ends, files and how keys are protected."""
+    directory = made.order.directory
+    yield f"authority of {made.order.trust_domain} ({made.authority_news})"
+    yield f"  certificate  {_shown(directory / AUTHORITY_CERTIFICATE)}"
+    yield f"  key          {_shown(directory / AUTHORITY_KEY)}"
+    yield f"  valid until  {_moment(made.authority_not_after)}"
+    for identity in made.identities:
+        yield ""
+        yield from _identity(identity)
+    yield ""
+    yield "These are development identities: the keys are files, which whoever can read them can copy."
+    if made.foreign_gitignore:
+        yield f"note: {_shown(directory / '.gitignore')} has rules of its own and was left alone; it must ignore the keys"
+
+
+def _identity(identity: Identity) -> Iterator[str]:
+    yield f"{identity.id} ({identity.news})"
+    yield f"  pin          {identity.pin}"
+    yield f"  valid until  {_moment(identity.not_after)}"
+    yield f"  certificate  {_shown(identity.place.certificate)}"
+    yield f"  key          {_shown(identity.place.key)}"
+    yield f"  protection   {identity.protection}"
+
+
+def _shown(path: Path) -> str:
+    return printable(str(path))
+
+
+def _moment(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, tz=UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

@@ -1,0 +1,137 @@
+"""``sidecar check FILE``: every fault of a configuration at once, or what it means."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from sidecar.clock import Clock
+from sidecar.config.effective import policy_version
+from sidecar.config.faults import printable
+from sidecar.config.load import load
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator
+
+    from sidecar.config.load import Loaded
+    from sidecar.config.values import Inbound, Outbound
+    from sidecar.policy.rules import Rule
+
+#: Rules of one entry that the summary lists.
+_SHOWN: Final = 20
+#: A certificate with less than this to live is pointed out.
+_SOON: Final = 24 * 3600.0
+_UNITS: Final = ((86400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the command line of ``sidecar check``."""
+    parser.description = (
+        "Checks a configuration file and the certificates, keys and bundles it names. Prints every fault at once, with\n"
+        "file, line, key and what to do; without faults, what the file means. Opens no socket."
+    )
+    parser.epilog = "example:\n  sidecar check planner.yaml\n\nexit codes: 0 no fault, 2 at least one"
+    parser.add_argument("file", metavar="FILE", type=Path, help="the configuration file (YAML)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Checks the file and prints what it means; raises InvalidConfiguration with every fault."""
+    now = Clock().wall()
+    print(*summary(load(args.file, now=now), now), sep="\n")
+    return 0
+
+
+def summary(loaded: Loaded, now: float) -> Iterator[str]:
+    """Yields the lines that say what a configuration means: who we are, who may call, whom we call, what is unsafe."""
+    config, material = loaded.config, loaded.material
+    yield f"{printable(str(config.source))}: no faults"
+    yield f"  identity  {material.svid.id}"
+    yield f"            pin {material.svid.pin}, key protection {material.protection}"
+    yield f"            valid until {_moment(material.svid.not_after)} ({_span(material.svid.not_after - now)} left)"
+    for domain, bundle in material.bundles.items():
+        yield f"  trust     {domain}: {_count(len(bundle.authorities), 'authority', 'authorities')}"
+    for inbound in config.inbound:
+        yield f"  inbound   {inbound.name}: {inbound.listen} (mutual TLS) -> {inbound.forward}"
+        yield from _rules(inbound)
+    for outbound in config.outbound:
+        yield from _outbound(outbound)
+    yield f"  admin     {printable(str(config.admin.listen))}"
+    if config.health:
+        yield f"  health    {config.health.listen}"
+    yield f"  log       {printable(str(config.access_log or 'stdout'))}"
+    yield f"  policy    version {policy_version(config)}"
+    yield from _label("unsafe", _unsafe(loaded) or ["nothing"])
+    yield from _label("note", _notes(loaded, now))
+
+
+def _rules(entry: Inbound) -> Iterator[str]:
+    for rule in entry.allow[:_SHOWN]:
+        yield f"              allow {rule.caller}{_conditions(rule)}"
+    if len(entry.allow) > _SHOWN:
+        yield f"              and {len(entry.allow) - _SHOWN} rules more"
+
+
+def _conditions(rule: Rule) -> str:
+    found = [
+        _count(len(rule.pins), "pin", "pins") if rule.pins else "",
+        "methods " + " ".join(sorted(method.decode("ascii") for method in rule.methods)) if rule.methods else "",
+        "paths " + " ".join(map(str, rule.paths)) if rule.paths else "",
+    ]
+    return "".join(f", {each}" for each in found if each)
+
+
+def _outbound(entry: Outbound) -> Iterator[str]:
+    yield f"  outbound  {entry.name}: {entry.listen} -> {entry.connect} (mutual TLS)"
+    yield f"              peer {entry.peer}" + (f", {_count(len(entry.pins), 'pin', 'pins')}" if entry.pins else "")
+    if entry.hosts:
+        yield f"              called {' '.join(sorted(host.decode('ascii') for host in entry.hosts))}"
+
+
+def _unsafe(loaded: Loaded) -> list[str]:
+    found = [
+        f"inbound {entry.name}: requests cross the network to {entry.forward.address} in clear"
+        for entry in loaded.config.inbound
+        if not entry.forward.address.loopback
+    ]
+    found += [
+        f"outbound {entry.name}: whoever reaches {entry.listen} speaks with our identity"
+        for entry in loaded.config.outbound
+        if not entry.listen.loopback
+    ]
+    return found
+
+
+def _notes(loaded: Loaded, now: float) -> list[str]:
+    found = []
+    if loaded.material.svid.not_after - now < _SOON:
+        found.append("the certificate expires soon; afterwards nothing is let through")
+    if loaded.config.health and not loaded.config.health.listen.loopback:
+        found.append("health and metrics can be read from the network")
+    found.append("a software key can be copied by whoever can read its file: for development")
+    return found
+
+
+def _label(label: str, lines: list[str]) -> Iterator[str]:
+    for n, line in enumerate(lines):
+        yield f"  {label if n == 0 else '':9} {line}"
+
+
+def _moment(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, tz=UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def _span(seconds: float) -> str:
+    """Returns a time in its two largest units: ``6 days 23 hours``."""
+    rest = int(seconds)
+    parts = []
+    for length, unit in _UNITS:
+        count, rest = divmod(rest, length)
+        if count:
+            parts.append(_count(count, unit, f"{unit}s"))
+    return " ".join(parts[:2]) or "0 seconds"
+
+
+def _count(count: int, one: str, many: str) -> str:
+    return f"{count} {one if count == 1 else many}"

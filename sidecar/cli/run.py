@@ -1,0 +1,117 @@
+"""``sidecar run FILE``: the proxy itself."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import signal
+import warnings
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cryptography.utils import CryptographyDeprecationWarning
+
+from sidecar.app.server import Server
+from sidecar.clock import Clock
+from sidecar.config.load import Loaded, load
+from sidecar.errors import ConfigurationError
+from sidecar.tasks import spawn
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable
+
+
+#: Two directions of 4096 connections, each with one upstream, and some more. The usual soft limit is 1024.
+DESCRIPTORS = 20_000
+
+
+class RunCode(StrEnum):
+    """What is wrong with the command line."""
+
+    NO_UVLOOP = "uvloop_missing"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the command line of ``sidecar run``."""
+    parser.description = (
+        "Runs the proxy that a configuration file describes. The access log goes where the file says, the proxy's own\n"
+        "messages to standard error. A changed file or SIGHUP reloads, all or nothing; SIGTERM drains, a second one ends\n"
+        "at once."
+    )
+    parser.epilog = (
+        "example:\n  sidecar run planner.yaml\n\n"
+        "exit codes: 0 drained, 1 failed while running, 2 the configuration is wrong"
+    )
+    parser.add_argument("file", metavar="FILE", type=Path, help="the configuration file (YAML)")
+    parser.add_argument(
+        "--loop",
+        choices=("auto", "uvloop", "asyncio"),
+        default="auto",
+        help="the event loop; auto takes uvloop where it is installed",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs until a signal ends it: 0 after a drain, 1 when it was told twice.
+
+    Raises:
+        InvalidConfiguration: the file is wrong; every fault is named.
+        SidecarError: the process cannot start, for example because a port is in use.
+
+    """
+    # The library warns about odd certificates on standard error; a peer could fill a log with that. We refuse and count.
+    warnings.simplefilter("ignore", CryptographyDeprecationWarning)
+    _raise_descriptor_limit()
+    clock = Clock()
+    loaded = load(args.file, now=clock.wall())
+    with asyncio.Runner(loop_factory=loop_factory(args.loop)) as runner:
+        return runner.run(serve(loaded, clock))
+
+
+def _raise_descriptor_limit() -> None:
+    """Takes as many descriptors as the system allows us, up to what the default limits can use (getrlimit(2))."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(DESCRIPTORS, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def loop_factory(choice: str) -> Callable[[], asyncio.AbstractEventLoop]:
+    """Finds the event loop: uvloop where it is installed, unless the command line says otherwise.
+
+    Raises:
+        ConfigurationError: ``uvloop`` was asked for and is not installed.
+
+    """
+    if choice == "asyncio":
+        return asyncio.new_event_loop
+    try:
+        import uvloop  # noqa: PLC0415 - not everywhere, and not for the other choices
+    except ImportError:
+        if choice == "uvloop":
+            raise ConfigurationError(
+                RunCode.NO_UVLOOP, "uvloop is not installed", hint="pip install uvloop, or --loop asyncio"
+            ) from None
+        return asyncio.new_event_loop
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
+
+
+async def serve(loaded: Loaded, clock: Clock) -> int:
+    """Starts, obeys signals, and ends in order: SIGTERM or SIGINT drains, a second one exits at once, SIGHUP reloads."""
+    loop = asyncio.get_running_loop()
+    server = Server(loaded, clock, loop)
+    await server.start()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, server.stop)
+    loop.add_signal_handler(signal.SIGHUP, lambda: spawn(_reload(server), name="reload"))
+    try:
+        return await server.ended
+    finally:
+        await server.close()
+
+
+async def _reload(server: Server) -> None:
+    await server.reload("SIGHUP")

@@ -1,0 +1,123 @@
+"""The configuration in force, as plain data: what operators are shown, and what the policy's version is a hash of."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+from sidecar.config.kinds import spell_duration, spell_size
+
+if TYPE_CHECKING:
+    from sidecar.config.values import Config, Inbound, Outbound
+    from sidecar.limits import Limits
+    from sidecar.policy.rules import Rule
+
+#: Hexadecimal digits of a policy version: enough to tell any two policies of one fleet apart at a glance.
+_DIGITS = 16
+_SIZES = ("_bytes", "_rate")
+
+
+def effective(config: Config) -> dict[str, Any]:
+    """Returns the whole configuration with every default filled in, in the file's own keys and spellings.
+
+    There is nothing to redact: the format has no place for a secret, only for where one is.
+    """
+    return {
+        "version": config.version,
+        "source": str(config.source),
+        "identity": {
+            "certificate": str(config.identity.certificate),
+            "key": str(config.identity.key),
+            "trust": {str(domain): str(path) for domain, path in config.identity.trust.items()},
+        },
+        "inbound": [_inbound(entry) for entry in config.inbound],
+        "outbound": [_outbound(entry) for entry in config.outbound],
+        "admin": {"listen": str(config.admin.listen), "uids": sorted(config.admin.uids)},
+        "health": {"listen": str(config.health.listen)} if config.health else None,
+        "access_log": str(config.access_log or "stdout"),
+        "log_full": config.log_full.value,
+        "drain_timeout": spell_duration(config.drain_timeout),
+        "limits": _limits(config.limits),
+    }
+
+
+def policy(config: Config) -> dict[str, Any]:
+    """Returns what decides about requests, and nothing else, in one order however the file is written.
+
+    Who may call what, and which names and peers the agent may reach. Where requests are forwarded, limits and trust
+    are not policy: they change without a new policy version.
+    """
+    return {
+        "inbound": {entry.name: {rule.id: _rule(rule) for rule in entry.allow} for entry in config.inbound},
+        "outbound": {
+            entry.name: {
+                "listen": str(entry.listen),
+                "hosts": _words(entry.hosts),
+                "origins": _words(entry.origins),
+                "peer": str(entry.peer),
+                "pins": sorted(map(str, entry.pins)),
+            }
+            for entry in config.outbound
+        },
+    }
+
+
+def policy_version(config: Config) -> str:
+    """Returns 16 hexadecimal digits that are equal for equal policies: of SHA-256 over the canonical JSON."""
+    return hashlib.sha256(canonical(policy(config))).hexdigest()[:_DIGITS]
+
+
+def canonical(value: dict[str, Any]) -> bytes:
+    """Returns JSON with sorted keys, without blanks, in ASCII."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode("ascii")
+
+
+def _inbound(entry: Inbound) -> dict[str, Any]:
+    return {
+        "name": entry.name,
+        "listen": str(entry.listen),
+        "forward": str(entry.forward),
+        "allow": [{"id": rule.id, **_rule(rule)} for rule in entry.allow],
+    }
+
+
+def _rule(rule: Rule) -> dict[str, Any]:
+    return {
+        "caller": str(rule.caller),
+        "pins": sorted(map(str, rule.pins)),
+        "methods": _words(rule.methods),
+        "paths": sorted(map(str, rule.paths)),
+    }
+
+
+def _outbound(entry: Outbound) -> dict[str, Any]:
+    return {
+        "name": entry.name,
+        "listen": str(entry.listen),
+        "hosts": _words(entry.hosts),
+        "connect": str(entry.connect),
+        "peer": str(entry.peer),
+        "pins": sorted(map(str, entry.pins)),
+        "protocol": "http",
+        "server_name": entry.server_name,
+        "host": entry.host.decode("ascii") if entry.host is not None else None,
+        "origins": _words(entry.origins),
+    }
+
+
+def _limits(limits: Limits) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for each in fields(limits):
+        value = getattr(limits, each.name)
+        if isinstance(value, float):
+            value = spell_duration(value)
+        elif each.name.endswith(_SIZES):
+            value = spell_size(value)
+        found[each.name] = value
+    return found
+
+
+def _words(words: frozenset[bytes]) -> list[str]:
+    return sorted(word.decode("ascii") for word in words)

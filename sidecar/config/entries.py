@@ -1,0 +1,238 @@
+"""The entries of the file: what callers reach through this sidecar, and what the agent reaches."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from sidecar.config import addresses, kinds
+from sidecar.config.faults import ConfigCode, Refused, quote
+from sidecar.config.schema import REQUIRED, Absent, Key, Kind, Spot, Table, listing, read_table, text
+from sidecar.config.unserved import not_served
+from sidecar.config.values import Forward, Inbound, Outbound
+from sidecar.identity.pattern import IdPattern
+from sidecar.identity.pins import Pin
+from sidecar.policy.paths import PathPattern
+from sidecar.policy.rules import Rule
+
+NO_CALLER: Final = Absent(
+    ConfigCode.NO_CALLER, "no caller is named", "default deny: name at least one caller under allow"
+)
+NO_PEER: Final = Absent(
+    ConfigCode.NO_PEER, "no peer is named", "default deny: name the SPIFFE ID of the one peer this entry talks to"
+)
+NO_PINS: Final = Absent(
+    ConfigCode.NO_PINS,
+    "the list of pins is empty: it names no key",
+    "name at least one pin, or remove the key to let chain and name decide",
+)
+
+
+def _some(otherwise: str) -> Absent:
+    return Absent(ConfigCode.EMPTY_LIST, "the list is empty", f"name at least one, or remove the key: {otherwise}")
+
+
+PINS: Final = listing(text(Pin.parse, "pin (sha256:<base64>)"), empty=NO_PINS)
+PATTERN: Final = text(IdPattern.parse, "SPIFFE ID, or a pattern that ends in /* or /**")
+
+# --- inbound
+
+RULE_NAME: Final[Key[str | None]] = Key(
+    "name", kinds.NAME, None, "What logs call the rule; otherwise `inbound.<entry>.allow[<n>]`. Unique in the file."
+)
+CALLER: Final = Key(
+    "caller", PATTERN, REQUIRED, "Who may call: `/*` at the end is one segment, `/**` one or more.", absent=NO_CALLER
+)
+RULE_PINS: Final = Key(
+    "pins", PINS, (), "The caller's key is one of these, in addition to chain and name. Absent: any key of that name."
+)
+METHODS: Final = Key("methods", listing(kinds.METHOD, empty=_some("any method")), (), "Absent: any method.")
+PATHS: Final = Key(
+    "paths",
+    listing(text(PathPattern.parse, "path pattern"), empty=_some("any path")),
+    (),
+    "`*` is one whole segment, `**` zero or more; compared byte for byte. Absent: any path.",
+)
+ALLOW_RULE: Final = Table("allow", (RULE_NAME, CALLER, RULE_PINS, METHODS, PATHS))
+
+
+def _rule(spot: Spot) -> Rule:
+    values = read_table(spot, ALLOW_RULE)
+    name, caller = values.get(RULE_NAME), values.get(CALLER)
+    if name:
+        spot.ledger.rule_names.append((name, values.spots["name"]))
+    if caller:
+        spot.ledger.patterns.append((caller, values.spots["caller"]))
+    values.settle()
+    return Rule(
+        values[RULE_NAME] or "",  # a rule without a name is named by its entry
+        values[CALLER],
+        frozenset(values[RULE_PINS]),
+        frozenset(values[METHODS]),
+        values[PATHS],
+    )
+
+
+INBOUND_NAME: Final = Key("name", kinds.NAME, REQUIRED, "What logs and metrics call the entry. Unique among these.")
+INBOUND_LISTEN: Final = Key(
+    "listen",
+    addresses.INBOUND_LISTEN,
+    REQUIRED,
+    "Where callers connect with mutual TLS 1.3. Any IP address of this machine; `localhost` means 127.0.0.1.",
+)
+FORWARD: Final = Key(
+    "forward", addresses.FORWARD, REQUIRED, "Where permitted requests go, in plain HTTP/1.1: a loopback address."
+)
+ALLOW: Final = Key(
+    "allow",
+    listing(Kind(_rule, "rule"), empty=NO_CALLER, distinct=False),
+    REQUIRED,
+    "The callers, see below. Any rule that matches allows; the order means nothing; nobody else is let through.",
+    absent=NO_CALLER,
+)
+UNSAFE_FORWARD: Final = Key(
+    "unsafe_plaintext_forward",
+    kinds.FLAG,
+    False,
+    "Lets `forward` leave this machine: requests cross a network in clear.",
+)
+INBOUND: Final = Table("inbound", (INBOUND_NAME, INBOUND_LISTEN, FORWARD, ALLOW, UNSAFE_FORWARD))
+
+
+def read_inbound(spot: Spot) -> Inbound:
+    """Reads one inbound entry; raises Reported once its faults are in the list."""
+    values = read_table(spot, INBOUND)
+    name, listen, forward = values.get(INBOUND_NAME), values.get(INBOUND_LISTEN), values.get(FORWARD)
+    if name:
+        spot.ledger.names.append(("inbound", name, values.spots["name"]))
+    if listen:
+        spot.ledger.listens.append(("inbound", listen, values.spots["listen"]))
+    if forward:
+        spot.ledger.forwards.append((forward.address, values.spots["forward"]))
+        if not forward.address.loopback and values.get(UNSAFE_FORWARD) is False:
+            values.refuse(FORWARD, _off_loopback(forward))
+    values.settle()
+    rules = tuple(
+        rule if rule.id else replace(rule, id=f"inbound.{values[INBOUND_NAME]}.allow[{n}]")
+        for n, rule in enumerate(values[ALLOW])
+    )
+    return Inbound(values[INBOUND_NAME], values[INBOUND_LISTEN], values[FORWARD], rules)
+
+
+def _off_loopback(forward: Forward) -> Refused:
+    return Refused(
+        ConfigCode.PLAINTEXT_FORWARD,
+        f"{forward.address.host} is not a loopback address: requests would cross the network in clear",
+        hint="use 127.0.0.1, or accept it with unsafe_plaintext_forward: true",
+    )
+
+
+# --- outbound
+
+
+def _protocol(value: str) -> str:
+    if value == "tcp":
+        raise not_served("outbound.protocol tcp")
+    if value != "http":
+        raise Refused(ConfigCode.BAD_CHOICE, f"{quote(value)} is not a protocol", hint="write http")
+    return value
+
+
+OUTBOUND_NAME: Final = Key("name", kinds.NAME, REQUIRED, "What logs and metrics call the entry. Unique among these.")
+OUTBOUND_LISTEN: Final = Key(
+    "listen",
+    addresses.OUTBOUND_LISTEN,
+    REQUIRED,
+    "Where the agent sends its requests, in plain HTTP/1.1: a loopback address; `localhost` means 127.0.0.1.",
+)
+HOSTS: Final = Key(
+    "hosts",
+    listing(addresses.HOST, empty=_some("then only the listen address and localhost are served")),
+    (),
+    "What the agent calls the peer, beside the listen address and `localhost`. No wildcard. Anything else is 403.",
+)
+CONNECT: Final = Key(
+    "connect", addresses.CONNECT, REQUIRED, "Where the peer's sidecar listens: DNS name or IP address."
+)
+PEER: Final = Key(
+    "peer",
+    PATTERN,
+    REQUIRED,
+    "Who must answer there, proven by chain and name before anything is sent: `/*` and `/**` as in `caller`.",
+    absent=NO_PEER,
+)
+OUTBOUND_PINS: Final = Key(
+    "pins", PINS, (), "The peer's key is one of these, in addition to chain and name. Absent: any key of that name."
+)
+PROTOCOL: Final = Key("protocol", text(_protocol, "http"), "http", "What the agent speaks.")
+SERVER_NAME: Final[Key[str | None]] = Key(
+    "server_name",
+    addresses.SERVER_NAME,
+    None,
+    "The SNI to send. Absent: the DNS name in `connect`, none for an IP address.",
+)
+HOST: Final[Key[bytes | None]] = Key("host", addresses.HOST, None, "The `Host` to send. Absent: as the agent sent it.")
+ORIGINS: Final = Key(
+    "origins",
+    listing(addresses.ORIGIN, empty=_some("then no web page may send requests")),
+    (),
+    "Web origins whose pages may send requests here. A request of any other page is 403.",
+)
+UNSAFE_LISTEN: Final = Key(
+    "unsafe_plaintext_listen",
+    kinds.FLAG,
+    False,
+    "Lets `listen` leave loopback: whoever reaches it speaks with our identity.",
+)
+OUTBOUND: Final = Table(
+    "outbound",
+    (
+        OUTBOUND_NAME,
+        OUTBOUND_LISTEN,
+        HOSTS,
+        CONNECT,
+        PEER,
+        OUTBOUND_PINS,
+        PROTOCOL,
+        SERVER_NAME,
+        HOST,
+        ORIGINS,
+        UNSAFE_LISTEN,
+    ),
+)
+
+
+def read_outbound(spot: Spot) -> Outbound:
+    """Reads one outbound entry; raises Reported once its faults are in the list."""
+    values = read_table(spot, OUTBOUND)
+    name, listen, peer = values.get(OUTBOUND_NAME), values.get(OUTBOUND_LISTEN), values.get(PEER)
+    if name:
+        spot.ledger.names.append(("outbound", name, values.spots["name"]))
+    if peer:
+        spot.ledger.patterns.append((peer, values.spots["peer"]))
+    if listen:
+        spot.ledger.listens.append(("outbound", listen, values.spots["listen"]))
+        if not listen.loopback and values.get(UNSAFE_LISTEN) is False:
+            refused = Refused(
+                ConfigCode.PLAINTEXT_LISTEN,
+                f"{listen.host} is not a loopback address: whoever reaches it would speak with our identity",
+                hint="use 127.0.0.1, or accept it with unsafe_plaintext_listen: true",
+            )
+            values.refuse(OUTBOUND_LISTEN, refused)
+    values.settle()
+    connect = values[CONNECT]
+    return Outbound(
+        name=values[OUTBOUND_NAME],
+        listen=values[OUTBOUND_LISTEN],
+        connect=connect,
+        peer=values[PEER],
+        pins=frozenset(values[OUTBOUND_PINS]),
+        hosts=frozenset(values[HOSTS]),
+        server_name=values[SERVER_NAME] or (connect.host if connect.ip is None else None),
+        host=values[HOST],
+        origins=frozenset(values[ORIGINS]),
+    )
+
+
+READ_INBOUND: Final = Kind(read_inbound, "entry")
+READ_OUTBOUND: Final = Kind(read_outbound, "entry")

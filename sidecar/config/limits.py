@@ -1,0 +1,141 @@
+"""The section ``limits``: one key for each field of `sidecar.limits.Limits`, with the bounds of what makes sense."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from sidecar.config.faults import ConfigCode, Refused
+from sidecar.config.kinds import duration, number, size, spell_size
+from sidecar.config.schema import Key, Kind, Table, read_table
+from sidecar.limits import Limits
+
+if TYPE_CHECKING:
+    from sidecar.config.schema import Spot
+
+DEFAULTS: Final = Limits()
+
+CONNECTIONS: Final = Key(
+    "connections",
+    number(1, 1_000_000),
+    DEFAULTS.connections,
+    "Open connections of callers, all inbound listeners together; and as many of the agent, all outbound ones together. One more is closed at once.",
+)
+HANDSHAKES: Final = Key(
+    "handshakes",
+    number(1, 100_000),
+    DEFAULTS.handshakes,
+    "TLS handshakes in flight on inbound listeners. One more is taken, and the oldest is closed for it.",
+)
+HEAD_BYTES: Final = Key(
+    "head_bytes",
+    size("1KiB", "1MiB"),
+    DEFAULTS.head_bytes,
+    "A message head, first byte to empty line. Over it: 431, close.",
+)
+TARGET_BYTES: Final = Key(
+    "target_bytes", size("64B", "1MiB"), DEFAULTS.target_bytes, "The request target. Over it: 414, close."
+)
+FIELDS: Final = Key("fields", number(8, 10_000), DEFAULTS.fields, "Header fields of one message. Over it: 431, close.")
+HANDSHAKE_TIMEOUT: Final = Key(
+    "handshake_timeout",
+    duration("100ms", "5m"),
+    DEFAULTS.handshake_timeout,
+    "From accept to the end of the TLS handshake. Over it: closed.",
+)
+HEAD_TIMEOUT: Final = Key(
+    "head_timeout",
+    duration("100ms", "5m"),
+    DEFAULTS.head_timeout,
+    "From a request head's first byte to its last. Over it: 408, close.",
+)
+IDLE_TIMEOUT: Final = Key(
+    "idle_timeout",
+    duration("100ms", "24h"),
+    DEFAULTS.idle_timeout,
+    "A keep-alive connection between two requests. Over it: closed.",
+)
+STALL_TIMEOUT: Final = Key(
+    "stall_timeout",
+    duration("100ms", "1h"),
+    DEFAULTS.stall_timeout,
+    "The window over which `min_rate` is measured. Who is slower: a sender 408, an upstream 504, each only before an answer began; else closed.",
+)
+MIN_RATE: Final = Key(
+    "min_rate",
+    size("1B", "1GiB"),
+    DEFAULTS.min_rate,
+    "Bytes a second that a body on its way to us, or a peer that reads what we write, makes on average.",
+)
+CONNECT_TIMEOUT: Final = Key(
+    "connect_timeout",
+    duration("100ms", "5m"),
+    DEFAULTS.connect_timeout,
+    "Dialling an upstream, TCP and TLS together. Over it: 504.",
+)
+UPSTREAM_TIMEOUT: Final = Key(
+    "upstream_timeout",
+    duration("100ms", "24h"),
+    DEFAULTS.upstream_timeout,
+    "From the end of a request to the head of its response. Over it: 504.",
+)
+UPSTREAM_IDLE_TIMEOUT: Final = Key(
+    "upstream_idle_timeout",
+    duration("100ms", "1h"),
+    DEFAULTS.upstream_idle_timeout,
+    "A pooled upstream connection that nobody uses. Over it: closed, nobody notices.",
+)
+STREAM_IDLE_TIMEOUT: Final = Key(
+    "stream_idle_timeout",
+    duration("1s", "24h"),
+    DEFAULTS.stream_idle_timeout,
+    "A response body that stays silent, such as server-sent events. Over it: the connection is cut.",
+)
+UPSTREAM_CONNECTIONS: Final = Key(
+    "upstream_connections",
+    number(1, 1_000_000),
+    DEFAULTS.upstream_connections,
+    "Connections to the upstream of one entry. A request that would need one more: 503.",
+)
+
+LIMITS: Final = Table(
+    "limits",
+    (
+        CONNECTIONS,
+        HANDSHAKES,
+        HEAD_BYTES,
+        TARGET_BYTES,
+        FIELDS,
+        HANDSHAKE_TIMEOUT,
+        HEAD_TIMEOUT,
+        IDLE_TIMEOUT,
+        STALL_TIMEOUT,
+        MIN_RATE,
+        CONNECT_TIMEOUT,
+        UPSTREAM_TIMEOUT,
+        UPSTREAM_IDLE_TIMEOUT,
+        STREAM_IDLE_TIMEOUT,
+        UPSTREAM_CONNECTIONS,
+    ),
+)
+
+
+def _read(spot: Spot) -> Limits:
+    values = read_table(spot, LIMITS)
+    head, target = values.get(HEAD_BYTES), values.get(TARGET_BYTES)
+    if head is not None and target is not None and target >= head:
+        # Either may be the default; the fault goes to the one that the file has.
+        key = TARGET_BYTES if TARGET_BYTES.name in values.spots else HEAD_BYTES
+        values.refuse(
+            key,
+            Refused(
+                ConfigCode.OUT_OF_RANGE,
+                f"target_bytes ({spell_size(target)}) is not below head_bytes ({spell_size(head)})",
+                hint="a head holds its target: raise head_bytes or lower target_bytes",
+            ),
+        )
+    values.settle()
+    found: dict[str, Any] = {key.name: values[key] for key in LIMITS.keys}
+    return Limits(**found)
+
+
+READ: Final = Kind(_read, "section")

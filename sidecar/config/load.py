@@ -1,0 +1,65 @@
+"""The way in: one path to a configuration with its identity material, or every fault at once."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from sidecar.config.document import parse
+from sidecar.config.faults import ConfigCode, Faults, InvalidConfiguration, Refused
+from sidecar.config.files import Look, Snapshot
+from sidecar.config.material import Material, MaterialReader
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from sidecar.config.values import Config
+
+#: Looks that are tried when links move under us, as a volume is swapped.
+_LOOKS: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A configuration that may be used: checked, with the bytes that were checked and a record of what was read."""
+
+    config: Config
+    material: Material
+    snapshot: Snapshot
+
+
+def load(path: Path, *, now: float, environ: Mapping[str, str] | None = None) -> Loaded:
+    """Reads and checks a configuration file and the files it names, as they are at ``now`` (seconds since the epoch).
+
+    Opens files and nothing else: no socket, no device. ``environ`` gives ``XDG_RUNTIME_DIR``. Raises
+    InvalidConfiguration, and nothing else, whatever the files hold.
+    """
+    file = path.absolute()
+    for _ in range(_LOOKS):
+        look = Look()
+        faults = Faults(path)
+        loaded = _load(file, look, faults, now, os.environ if environ is None else environ)
+        if look.settled():
+            break
+    else:
+        faults.add(
+            ConfigCode.FILE_CHANGING, "the files were replaced while they were read", hint="try again in a moment"
+        )
+    if loaded is None or faults.found:
+        raise InvalidConfiguration(faults.sorted(), look.snapshot(), left_out=faults.left_out)
+    return loaded
+
+
+def _load(file: Path, look: Look, faults: Faults, now: float, environ: Mapping[str, str]) -> Loaded | None:
+    try:
+        data = look.read(file).data
+    except Refused as error:
+        faults.refuse(error)
+        return None
+    parsed = parse(data, file, environ, faults)
+    material = MaterialReader(look, faults, parsed.lines, now).read(parsed.sources, parsed.roles)
+    if parsed.config is None or material is None:
+        return None
+    return Loaded(parsed.config, material, look.snapshot())

@@ -1,0 +1,185 @@
+"""The identity material of one look: certificate, key and bundles, read once, checked, and kept as bytes."""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass, field
+from functools import partial
+from types import MappingProxyType
+from typing import TYPE_CHECKING, TypeVar
+
+from sidecar.config.faults import ConfigCode, Refused, below, printable
+from sidecar.errors import SidecarError
+from sidecar.identity.bundle import TrustBundle
+from sidecar.identity.refusal import Refusal, VerificationError
+from sidecar.identity.svid import Svid
+from sidecar.identity.verify import verify
+from sidecar.keys import software
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from enum import StrEnum
+    from pathlib import Path
+
+    from sidecar.config.faults import Faults
+    from sidecar.config.files import FileRead, Look
+    from sidecar.config.values import Sources
+    from sidecar.identity.peer import Role
+    from sidecar.identity.spiffe import TrustDomain
+    from sidecar.keys.software import Protection
+
+T = TypeVar("T")
+
+_CERTIFICATE, _KEY, _TRUST = "identity.certificate", "identity.key", "identity.trust"
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """Our own identity and whom we can prove, as the bytes that were checked: what TLS gets, never the paths.
+
+    ``chain_pem`` is the chain, leaf first; ``key_pem`` the unencrypted key, which never appears in ``repr``.
+    """
+
+    svid: Svid
+    key_pem: bytes = field(repr=False)
+    chain_pem: bytes
+    bundles: Mapping[TrustDomain, TrustBundle]
+    protection: Protection = software.Protection.SOFTWARE
+
+
+@dataclass(frozen=True, slots=True)
+class _Named:
+    """A file, at the key that names it."""
+
+    key: str
+    path: Path
+
+
+class MaterialReader:
+    """Reads the files that ``identity`` names; every fault goes to the list, at the key that names the file."""
+
+    def __init__(self, look: Look, faults: Faults, lines: Mapping[str, int], now: float) -> None:
+        self._look = look
+        self._faults = faults
+        self._lines = lines
+        self._now = now
+
+    def read(self, sources: Sources, roles: Iterable[Role]) -> Material | None:
+        """Returns the material, None when it cannot be had; it may be used only if no fault was added.
+
+        ``roles`` are those in which we present our certificate: a server to callers, a client to peers.
+        """
+        bundles: dict[TrustDomain, TrustBundle] = {}
+        for domain, path in sources.trust.items():
+            named = _Named(below(_TRUST, str(domain)), path)
+            bundle = self._read(named, partial(self._bundle, domain))
+            if bundle is not None:
+                bundles[domain] = bundle
+        key_file = _Named(_KEY, sources.key.path) if sources.key else None
+        key = self._read(key_file, software.load, secret=True) if key_file else None
+        certificate = _Named(_CERTIFICATE, sources.certificate) if sources.certificate else None
+        svid = self._read(certificate, self._svid) if certificate else None
+        if svid is None or certificate is None:
+            return None
+        self._check_domain(svid, sources)
+        self._check_standing(svid, certificate, sources, bundles, roles)
+        if key is None or key_file is None:
+            return None
+        self._check(key_file, partial(svid.check_key, key.public_key))
+        return Material(svid, key.pem, svid.chain_pem, MappingProxyType(bundles), key.protection)
+
+    def _read(self, named: _Named, parse: Callable[[bytes], T], *, secret: bool = False) -> T | None:
+        """Reads and parses one file. A file with a private key in it is held to be closed, wherever it is named."""
+        files: list[FileRead] = []
+        self._check(named, lambda: files.append(self._look.read(named.path)))
+        if not files:
+            return None
+        file = files[0]
+        if secret or software.holds_key(file.data):
+            self._check(named, partial(check_key_file, file.status))
+        found: list[T] = []
+        self._check(named, lambda: found.append(parse(file.data)))
+        return found[0] if found else None
+
+    def _check(self, named: _Named, check: Callable[[], None]) -> None:
+        """Runs a check; its complaint becomes a fault whose message begins with the file."""
+        try:
+            check()
+        except SidecarError as error:
+            message = f"{printable(str(named.path))}: {error}"
+            self._faults.add(error.code, message, line=self._line(named.key), key=named.key, hint=error.hint)
+
+    def _line(self, key: str) -> int:
+        return self._lines.get(key, 0)
+
+    def _svid(self, pem: bytes) -> Svid:
+        return Svid.from_pem(pem, self._now)
+
+    def _bundle(self, domain: TrustDomain, pem: bytes) -> TrustBundle:
+        return TrustBundle.from_pem(domain, pem, self._now)
+
+    def _check_domain(self, svid: Svid, sources: Sources) -> None:
+        domain = svid.id.trust_domain
+        if sources.trust_sound and domain not in sources.trust:
+            self._faults.add(
+                ConfigCode.OWN_TRUST_DOMAIN,
+                f"names no bundle for our own trust domain, {domain}",
+                line=self._line(_TRUST),
+                key=_TRUST,
+                hint=f"our certificate is that of {svid.id}; add {domain}: PATH",
+            )
+
+    def _check_standing(
+        self,
+        svid: Svid,
+        certificate: _Named,
+        sources: Sources,
+        bundles: Mapping[TrustDomain, TrustBundle],
+        roles: Iterable[Role],
+    ) -> None:
+        """Verifies our own chain as the other side will: what every peer would refuse is no identity."""
+        domain = svid.id.trust_domain
+        refused: set[StrEnum] = set()
+        for role in roles:
+            self._check(certificate, partial(svid.check_role, role))
+            if domain not in bundles:
+                continue
+            try:
+                verify(svid.chain_der, bundles, role=role, now=self._now)
+            except VerificationError as error:
+                # check_role has said the first in our own words; the same for the other role is no news.
+                if error.code is not Refusal.WRONG_PURPOSE and error.code not in refused:
+                    refused.add(error.code)
+                    self._faults.add(
+                        ConfigCode.OWN_CHAIN,
+                        f"{printable(str(certificate.path))}: every peer would refuse our chain: {error}",
+                        line=self._line(_CERTIFICATE),
+                        key=_CERTIFICATE,
+                        hint=f"is {printable(str(sources.trust[domain]))} the bundle of the authority that issued it?",
+                    )
+
+
+def check_key_file(status: os.stat_result) -> None:
+    """Accepts owner and mode of a file that holds a private key, as its open descriptor has them; raises Refused.
+
+    A group may read it when it is one of ours and the owner is root: so Kubernetes mounts secrets under ``fsGroup``.
+    """
+    mode = stat.S_IMODE(status.st_mode)
+    us = os.geteuid()
+    if status.st_uid not in {us, 0}:
+        raise Refused(
+            ConfigCode.KEY_OWNER,
+            f"holds a private key and belongs to uid {status.st_uid}, who can read and replace it",
+            hint=f"let it belong to uid {us} (ours) or root",
+        )
+    others = mode & 0o007
+    ours = status.st_uid == 0 and status.st_gid in {os.getegid(), *os.getgroups()}
+    group = mode & (0o030 if ours else 0o070)
+    if others or group:
+        who = "everybody" if others else f"group {status.st_gid}"
+        raise Refused(
+            ConfigCode.KEY_PERMISSIONS,
+            f"holds a private key and is open to {who} (mode {mode:04o})",
+            hint="chmod 0600 it; for a Kubernetes secret set defaultMode: 0440 and the pod's fsGroup",
+        )

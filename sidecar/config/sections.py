@@ -1,0 +1,227 @@
+"""The sections of the file: which keys each has, and how they become values."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
+
+from sidecar.config import addresses, entries, kinds, limits
+from sidecar.config.faults import ConfigCode, Refused
+from sidecar.config.schema import (
+    REQUIRED,
+    Absent,
+    Key,
+    Kind,
+    Reported,
+    Spot,
+    Table,
+    attempt,
+    listing,
+    read_table,
+)
+from sidecar.config.unserved import NOT_SERVED, not_served
+from sidecar.config.values import Health, Identity, LogFull, Sources, UnixAddress
+from sidecar.errors import SidecarError
+from sidecar.identity.spiffe import TrustDomain
+from sidecar.keys import spec
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+NO_TRUST: Final = Absent(
+    ConfigCode.MISSING_KEY, "no trust domain is named", "name each trust domain and its bundle: example.org: ca.crt"
+)
+
+
+# --- identity: who we are, and whom we can prove
+
+
+def _key(spot: Spot) -> spec.KeySpec:
+    value = kinds.path_text(spot)
+    feature = f"identity.key {spec.scheme(value)}"
+    if feature in NOT_SERVED:
+        raise not_served(feature)
+    kinds.check_path(value)
+    return spec.parse(value, spot.base)
+
+
+def _trust(spot: Spot) -> Mapping[TrustDomain, Path]:
+    entries = spot.entries()
+    if not entries:
+        raise NO_TRUST.refused()
+    found: dict[TrustDomain, Path] = {}
+    complete = True
+    for name, place in entries:
+        spot.ledger.lines[place.key] = place.line
+        paths: list[Path] = []
+        complete = attempt(place, kinds.PATH, paths) and complete
+        try:
+            domain = TrustDomain.parse(name)
+        except SidecarError as error:
+            place.refuse(Refused(error.code, str(error), hint=error.hint or "write the bare name: example.org: ca.crt"))
+            complete = False
+        else:
+            found.update((domain, path) for path in paths)
+    spot.ledger.sources = Sources(trust=MappingProxyType(found), trust_sound=complete)
+    if not complete:
+        raise Reported
+    return spot.ledger.sources.trust
+
+
+CERTIFICATE: Final = Key(
+    "certificate",
+    kinds.PATH,
+    REQUIRED,
+    "Our own X.509-SVID: a PEM chain, leaf first, or one PEM file with key and chain in any order, named twice.",
+)
+KEY: Final = Key(
+    "key",
+    Kind(_key, "path"),
+    REQUIRED,
+    "The private key, P-256 or P-384, unencrypted PEM. Refused when the world can read it, or a group that is not "
+    "ours, or when its owner is neither us nor root.",
+)
+TRUST: Final = Key(
+    "trust",
+    Kind(_trust, "mapping of trust domain to path"),
+    REQUIRED,
+    "The trust bundle (PEM) of each trust domain. A peer's chain counts only against the bundle of its own domain; "
+    "the system's certificate store is never used.",
+    absent=NO_TRUST,
+)
+IDENTITY: Final = Table("identity", (CERTIFICATE, KEY, TRUST))
+
+
+def _identity(spot: Spot) -> Identity:
+    values = read_table(spot, IDENTITY)
+    ledger = spot.ledger
+    ledger.sources = replace(ledger.sources, certificate=values.get(CERTIFICATE), key=values.get(KEY))
+    ledger.lines.update((place.key, place.line) for place in values.spots.values())
+    values.settle()
+    return Identity(values[CERTIFICATE], values[KEY], values[TRUST])
+
+
+# --- operators
+
+UIDS: Final = Key(
+    "uids",
+    listing(kinds.number(0, 2**32 - 2)),
+    (),
+    "Users that the socket serves beside our own and root.",
+)
+ADMIN_LISTEN: Final[Key[UnixAddress | None]] = Key(
+    "listen",
+    addresses.UNIX,
+    None,
+    "The administration socket, mode 0600. Absent: `$XDG_RUNTIME_DIR/sidecar/<file stem>.sock`, without that variable "
+    "`/run/sidecar/<file stem>.sock`.",
+)
+ADMIN: Final = Table("admin", (ADMIN_LISTEN, UIDS))
+
+
+def _admin(spot: Spot) -> tuple[UnixAddress | None, frozenset[int]]:
+    values = read_table(spot, ADMIN)
+    values.settle()
+    return values[ADMIN_LISTEN], frozenset(values[UIDS])
+
+
+HEALTH_LISTEN: Final = Key(
+    "listen",
+    addresses.HEALTH_LISTEN,
+    REQUIRED,
+    "Answers `GET` of `/live`, `/ready` and `/metrics`, nothing else. Any address.",
+)
+HEALTH: Final = Table("health", (HEALTH_LISTEN,))
+
+
+def _health(spot: Spot) -> Health:
+    values = read_table(spot, HEALTH)
+    if listen := values.get(HEALTH_LISTEN):
+        spot.ledger.listens.append(("health", listen, values.spots["listen"]))
+    values.settle()
+    return Health(values[HEALTH_LISTEN])
+
+
+def _access_log(spot: Spot) -> Path | None:
+    value = kinds.path_text(spot)
+    if value == "stdout":
+        return None
+    if value == "stderr":
+        raise Refused(
+            ConfigCode.BAD_PATH,
+            "the access log cannot go to stderr, where the proxy's own messages go",
+            hint="write stdout, or the path of a file",
+        )
+    kinds.check_path(value)
+    return spot.base / value
+
+
+# --- the file
+
+VERSION: Final = Key("version", kinds.VERSION, REQUIRED, "The version of this format.")
+IDENTITY_KEY: Final = Key(
+    "identity",
+    Kind(_identity, "section"),
+    REQUIRED,
+    "Who we are, and whom we can prove.",
+    absent=Absent(
+        ConfigCode.MISSING_KEY, "the key is missing", "add identity: with certificate, key and trust below it"
+    ),
+)
+INBOUND_KEY: Final = Key(
+    "inbound", listing(entries.READ_INBOUND, distinct=False), (), "What callers reach through this sidecar."
+)
+OUTBOUND_KEY: Final = Key(
+    "outbound", listing(entries.READ_OUTBOUND, distinct=False), (), "What the agent reaches through this sidecar."
+)
+ADMIN_KEY: Final[Key[tuple[UnixAddress | None, frozenset[int]]]] = Key(
+    "admin", Kind(_admin, "section"), (None, frozenset()), "The administration socket."
+)
+HEALTH_KEY: Final[Key[Health | None]] = Key(
+    "health", Kind(_health, "section"), None, "A listener for probes and metrics. Absent: none."
+)
+ACCESS_LOG: Final[Key[Path | None]] = Key(
+    "access_log", Kind(_access_log, "stdout or path"), None, "Where the access log goes. Absent: `stdout`."
+)
+LOG_FULL: Final = Key(
+    "log_full",
+    kinds.choice(LogFull),
+    LogFull.DROP,
+    "When the access log cannot take a line: `drop` drops and counts it, `deny` refuses the request (503).",
+)
+DRAIN_TIMEOUT: Final = Key(
+    "drain_timeout",
+    kinds.duration("0s", "1h"),
+    30.0,
+    "How long requests in flight may take after SIGTERM. Then they are cut; exit 0 all the same.",
+)
+LIMITS_KEY: Final = Key("limits", limits.READ, limits.DEFAULTS, "Every bound of the proxy.")
+TOP: Final = Table(
+    "top",
+    (
+        VERSION,
+        IDENTITY_KEY,
+        INBOUND_KEY,
+        OUTBOUND_KEY,
+        ADMIN_KEY,
+        HEALTH_KEY,
+        ACCESS_LOG,
+        LOG_FULL,
+        DRAIN_TIMEOUT,
+        LIMITS_KEY,
+    ),
+)
+
+#: Every section, in the order of the reference.
+TABLES: Final = (
+    TOP,
+    IDENTITY,
+    entries.INBOUND,
+    entries.ALLOW_RULE,
+    entries.OUTBOUND,
+    ADMIN,
+    HEALTH,
+    limits.LIMITS,
+)

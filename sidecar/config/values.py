@@ -1,0 +1,162 @@
+"""The configuration as frozen values: what a file says, checked, with every default filled in.
+
+Times are seconds, sizes bytes, paths absolute. Nothing here can hold a secret: keys are named by where they are.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from sidecar.limits import Limits
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from sidecar.identity.pattern import IdPattern
+    from sidecar.identity.pins import Pin
+    from sidecar.identity.spiffe import TrustDomain
+    from sidecar.keys.spec import KeySpec
+    from sidecar.policy.rules import Rule
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class TcpAddress:
+    """A host and a port: an IP address in its canonical spelling without brackets, or a lower-case DNS name."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        """Returns ``host:port``, an IPv6 address in brackets."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def ip(self) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+        """The host as an IP address; None for a name."""
+        try:
+            return ipaddress.ip_address(self.host)
+        except ValueError:
+            return None
+
+    @property
+    def loopback(self) -> bool:
+        """Whether bytes sent there stay on this machine: a loopback address, or ``localhost`` (RFC 6761 6.3)."""
+        ip = self.ip
+        return self.host == "localhost" if ip is None else ip.is_loopback
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class UnixAddress:
+    """The absolute path of a UNIX socket."""
+
+    path: str
+
+    def __str__(self) -> str:
+        """Returns ``unix:PATH``."""
+        return f"unix:{self.path}"
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """Where an inbound entry's permitted requests go, in plain HTTP/1.1."""
+
+    address: TcpAddress
+
+    def __str__(self) -> str:
+        """Returns the URL as the file writes it."""
+        return f"http://{self.address}"
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Where our own identity lives, and whom we can prove. ``certificate`` and ``key`` may be one file."""
+
+    certificate: Path
+    key: KeySpec
+    trust: Mapping[TrustDomain, Path]
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """As much of an `Identity` as its section says soundly, so that every fault of its files is found at once.
+
+    ``trust_sound`` is False when ``trust`` lacks an entry that the file tried to name.
+    """
+
+    certificate: Path | None = None
+    key: KeySpec | None = None
+    trust: Mapping[TrustDomain, Path] = field(default_factory=dict)
+    trust_sound: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Inbound:
+    """One mutual-TLS listener and the callers it lets through to one local server."""
+
+    name: str
+    listen: TcpAddress
+    forward: Forward
+    allow: tuple[Rule, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Outbound:
+    """One plaintext listener for the agent, and the one peer that its requests go to.
+
+    ``hosts`` and ``origins`` are as `sidecar.policy.routes` parses them. ``server_name`` is the SNI to send: the DNS
+    name in ``connect`` unless the file says otherwise, None for an IP address. ``host`` is the outgoing ``Host``, None
+    for "as received". No pins means that chain and name decide.
+    """
+
+    name: str
+    listen: TcpAddress
+    connect: TcpAddress
+    peer: IdPattern
+    pins: frozenset[Pin] = frozenset()
+    hosts: frozenset[bytes] = frozenset()
+    server_name: str | None = None
+    host: bytes | None = None
+    origins: frozenset[bytes] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Admin:
+    """The administration socket, and which uids it serves beside our own and root."""
+
+    listen: UnixAddress
+    uids: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """The listener for probes and metrics."""
+
+    listen: TcpAddress
+
+
+class LogFull(StrEnum):
+    """What happens to a request whose access log line cannot be taken."""
+
+    DROP = "drop"
+    DENY = "deny"
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """One configuration file. ``access_log`` is a file's path, None for standard output; ``source`` is the file."""
+
+    source: Path
+    version: int
+    identity: Identity
+    inbound: tuple[Inbound, ...]
+    outbound: tuple[Outbound, ...]
+    admin: Admin
+    health: Health | None = None
+    access_log: Path | None = None
+    log_full: LogFull = LogFull.DROP
+    drain_timeout: float = 30.0
+    limits: Limits = field(default_factory=Limits)

@@ -1,0 +1,72 @@
+"""Where the demo plays: a folder, ports, and the parts that are in every step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from sidecar.demo.processes import Crew, Process
+
+TRUST_DOMAIN: Final = "example.org"
+TOOLS_HOST: Final = "tools.internal"
+"""What the planner calls the tools: no DNS knows it."""
+
+
+def agent_id(name: str) -> str:
+    """The SPIFFE ID of an agent of the demo."""
+    return f"spiffe://{TRUST_DOMAIN}/agent/{name}/1"
+
+
+PLANNER: Final = agent_id("planner")
+TOOLS: Final = agent_id("tools")
+ROGUE: Final = agent_id("rogue")
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Loopback ports: the tools' MCP server, the two sidecars' listeners, and the impostor."""
+
+    server: int
+    inbound: int
+    outbound: int
+    hijacked: int
+    impostor: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One demo. Everything lies in ``folder``; ``crew`` ends what was started."""
+
+    folder: Path
+    ports: Ports
+    crew: Crew
+    running: dict[str, Process] = field(default_factory=dict)
+
+    @property
+    def certs(self) -> Path:
+        """What `sidecar certs init` filled."""
+        return self.folder / "certs"
+
+    @property
+    def stolen(self) -> Path:
+        """The impostor's certificates: the same authority, other keys."""
+        return self.folder / "impostor"
+
+    def config(self, agent: str) -> Path:
+        """The configuration of an agent's sidecar."""
+        return self.folder / f"{agent}.yaml"
+
+    def log(self, agent: str) -> Path:
+        """The access log of an agent's sidecar."""
+        return self.folder / f"{agent}.log"
+
+    def socket(self, agent: str) -> Path:
+        """The admin socket of an agent's sidecar."""
+        return self.folder / f"{agent}.sock"
+
+    def sidecar(self, agent: str) -> Process:
+        """The process of an agent's sidecar."""
+        return self.running[f"{agent}-sidecar"]

@@ -1,0 +1,165 @@
+"""Header rules: which fields of a message go on, and which never do.
+
+A block that is made here always carries the framing that the message is sent with, made from the head and not copied from
+its fields, and for a request exactly one Host. ``Connection`` can take any other of the sender's own fields away
+(RFC 9110 section 7.6.1), but neither of these, nor what the proxy sets: that is ``extra``, and is added after the
+sender's fields were chosen.
+
+What is dropped:
+
+* what is meant for one hop: ``Connection`` and all it names, ``Keep-Alive``, ``Proxy-*``, ``TE``, ``Transfer-Encoding``,
+  ``Upgrade`` with ``HTTP2-Settings``;
+* what states an identity: ``x-forwarded-client-cert`` and ``x-sidecar-caller``, which the proxy sets, and ``x-spiffe-id``,
+  in both directions and in trailers;
+* what states a path that we cannot vouch for: ``Forwarded``, ``X-Forwarded-*``, ``X-Real-IP``, ``Via``;
+* ``Proxy``, which CGI turns into the variable that redirects a server's own requests (CVE-2016-5385).
+
+Names are compared folded: lower-case, and every character that is no letter or digit counts as ``-``. That is what CGI,
+WSGI and their relatives make of them, so ``X_Sidecar_Caller`` would be the proxy's field to the server behind.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from sidecar.http.messages import Framing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from sidecar.http.messages import Field, RequestHead, ResponseHead
+
+IDENTITY: Final = frozenset({b"x-forwarded-client-cert", b"x-sidecar-caller", b"x-spiffe-id"})
+"""The names of fields that state an identity, folded."""
+
+_HOP_BY_HOP: Final = frozenset(
+    {b"connection", b"keep-alive", b"te", b"transfer-encoding", b"upgrade", b"http2-settings", b"proxy"}
+)
+_PATH: Final = frozenset({b"forwarded", b"x-forwarded", b"x-real-ip", b"via"})
+_SET_ANEW: Final = frozenset({b"host", b"content-length"})
+_DROPPED: Final = IDENTITY | _HOP_BY_HOP | _PATH | _SET_ANEW
+_DROPPED_PREFIXES: Final = (b"proxy-", b"x-forwarded-")
+
+# What Connection names in every day's traffic, and what names no field.
+_PLAIN_OPTIONS: Final = frozenset({b"keep-alive", b"close"})
+# What Connection cannot take away.
+_PROTECTED: Final = _PLAIN_OPTIONS | _SET_ANEW
+
+# RFC 9110 section 6.5.1: a trailer may not frame, route, modify the request, authenticate, or say how to handle content.
+_TRAILER_DROPPED: Final = _DROPPED | frozenset(
+    {
+        b"authorization", b"www-authenticate", b"authentication-info", b"cookie", b"cookie2", b"set-cookie", b"set-cookie2",
+        b"accept", b"accept-encoding", b"accept-language", b"accept-charset", b"cache-control", b"expect", b"from",
+        b"if-match", b"if-modified-since", b"if-none-match", b"if-range", b"if-unmodified-since", b"max-forwards", b"origin",
+        b"pragma", b"range", b"referer", b"trailer", b"user-agent",
+        b"age", b"allow", b"date", b"expires", b"location", b"retry-after", b"vary", b"warning",
+        b"mcp-session-id", b"x-session-id", b"traceparent", b"tracestate",
+    }
+)  # fmt: skip
+_TRAILER_PREFIXES: Final = (*_DROPPED_PREFIXES, b"content-", b"access-control-", b"sec-")
+# Fields that are made to be trailers, in spite of their prefix (RFC 9530 section 2).
+_TRAILER_KEPT: Final = frozenset({b"content-digest", b"content-md5"})
+
+_FOLD: Final = bytes(
+    byte if chr(byte).isalnum() and byte < 128 else ord("-") for byte in range(256)
+)  # names arrive here lower-cased
+
+# Names that go on, as nearly all messages have them: found here, a name needs no folding.
+_KNOWN: Final = frozenset(
+    {
+        b"accept", b"accept-encoding", b"accept-language", b"authorization", b"cache-control", b"content-encoding",
+        b"content-type", b"cookie", b"date", b"etag", b"expect", b"last-event-id", b"last-modified", b"location",
+        b"mcp-method", b"mcp-name", b"mcp-protocol-version", b"mcp-session-id", b"origin", b"referer", b"server",
+        b"set-cookie", b"traceparent", b"tracestate", b"user-agent", b"vary", b"x-accel-buffering",
+        b"x-request-id", b"x-session-id",
+    }
+)  # fmt: skip
+
+_NOTHING: Final[frozenset[bytes]] = frozenset()
+_EXPECT: Final = frozenset({b"expect"})
+_NONE, _LENGTH, _CHUNKED, _CLOSE = Framing.NONE, Framing.LENGTH, Framing.CHUNKED, Framing.CLOSE
+
+
+def forward_request_fields(
+    head: RequestHead, *, drop: frozenset[bytes] = _NOTHING, host: bytes | None = None, extra: bytes = b""
+) -> bytes:
+    """The field block with which a request goes on.
+
+    ``drop`` are further lower-case names to leave out, because the caller sets them; ``extra`` is the block of fields it
+    sets; ``host`` replaces Host. Without it Host goes on as received, or, where an HTTP/1.0 request has none, with the
+    authority of its target, which may be empty (RFC 9112 section 3.2).
+    """
+    if host is None:
+        host = head.host
+        for lower, _, value in head.fields:
+            if lower == b"host":
+                host = value
+                break
+    if not head.minor:
+        drop = drop | _EXPECT  # an HTTP/1.0 client cannot be told to continue (RFC 9110 sections 10.1.1 and 15.2)
+    parts: list[bytes] = [b"Host: ", host, b"\r\n"]
+    _append(parts, head.fields, drop, head.connection)
+    framing = head.framing
+    if framing is _LENGTH:
+        parts.append(b"Content-Length: %d\r\n" % head.length)
+    elif framing is _CHUNKED:
+        parts.append(b"Transfer-Encoding: chunked\r\n")
+    parts.append(extra)
+    return b"".join(parts)
+
+
+def forward_response_fields(
+    head: ResponseHead, *, minor: int = 1, drop: frozenset[bytes] = _NOTHING, extra: bytes = b""
+) -> bytes:
+    """The field block with which a response goes on to a client of HTTP/1.``minor``, framed as ``outgoing_framing`` says.
+
+    ``drop`` and ``extra`` are as with requests. A response without a body keeps the Content-Length that it announces.
+    """
+    parts: list[bytes] = []
+    _append(parts, head.fields, drop, head.connection)
+    framing = outgoing_framing(head, minor)
+    if framing is _CHUNKED:
+        parts.append(b"Transfer-Encoding: chunked\r\n")
+    elif head.length >= 0 and framing is not _CLOSE:
+        parts.append(b"Content-Length: %d\r\n" % head.length)
+    parts.append(extra)
+    return b"".join(parts)
+
+
+def outgoing_framing(head: ResponseHead, minor: int) -> Framing:
+    """How a response's body is delimited towards a client of HTTP/1.``minor``.
+
+    What ends with the upstream's connection is sent chunked, so that the client can tell the end from a cut. HTTP/1.0
+    knows no chunks (RFC 9112 section 6.1): there such a body ends with the connection, which the caller has to close.
+    """
+    framing = head.framing
+    if framing is _CHUNKED or framing is _CLOSE:
+        return _CHUNKED if minor else _CLOSE
+    return framing
+
+
+def forward_trailers(fields: Iterable[Field], connection: frozenset[bytes] = _NOTHING) -> bytes:
+    """The field block of those trailers that may go on; ``connection`` are the options of the message's head."""
+    parts: list[bytes] = []
+    for lower, name, value in fields:
+        folded = lower.translate(_FOLD)
+        if lower in connection or folded in _TRAILER_DROPPED:
+            continue
+        if folded.startswith(_TRAILER_PREFIXES) and folded not in _TRAILER_KEPT:
+            continue
+        parts += (name, b": ", value, b"\r\n")
+    return b"".join(parts)
+
+
+def _append(parts: list[bytes], fields: list[Field], drop: frozenset[bytes], connection: frozenset[bytes]) -> None:
+    """Appends the lines of those fields that go on, in their order."""
+    if connection and not connection <= _PLAIN_OPTIONS:
+        drop = drop | connection - _PROTECTED
+    for lower, name, value in fields:
+        if (lower in _KNOWN or _goes_on(lower)) and lower not in drop:
+            parts += (name, b": ", value, b"\r\n")
+
+
+def _goes_on(lower: bytes) -> bool:
+    folded = lower.translate(_FOLD)
+    return folded not in _DROPPED and not folded.startswith(_DROPPED_PREFIXES)

@@ -1,0 +1,1 @@
+"""Our own private keys: where they are, and what can use them."""

@@ -1,0 +1,45 @@
+"""Every bound of the running proxy: a name, a default, and the answer of whoever meets it.
+
+The names are those of the configuration's ``limits:`` section; `docs/configuration.md` says what a client sees when one
+is hit. Times are seconds, sizes bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The base limits. The defaults are meant for one agent and its callers, not for an edge."""
+
+    #: Open downstream connections of one direction, all its listeners together; one more is closed before it costs a handshake.
+    connections: int = 4096
+    #: TLS handshakes in flight; for one more the oldest is closed.
+    handshakes: int = 256
+    #: A message head, from its first byte to the empty line: 431.
+    head_bytes: int = 64 * 1024
+    #: The request target: 414.
+    target_bytes: int = 16 * 1024
+    #: Header fields of one message: 431.
+    fields: int = 128
+    #: From accept to a finished TLS handshake: closed.
+    handshake_timeout: float = 10.0
+    #: From a head's first byte to its last: 408.
+    head_timeout: float = 10.0
+    #: A keep-alive connection between two requests: closed.
+    idle_timeout: float = 60.0
+    #: The window in which whoever sends a body to us, or reads what we write, must make ``min_rate`` on average.
+    stall_timeout: float = 30.0
+    #: Bytes a second, averaged over ``stall_timeout``: 408 or closed.
+    min_rate: int = 240
+    #: Dialling an upstream, TCP and TLS together: 504.
+    connect_timeout: float = 5.0
+    #: From the end of a request to the head of its response: 504.
+    upstream_timeout: float = 60.0
+    #: A pooled upstream connection that nobody uses: closed. Local servers commonly close theirs after 5 s.
+    upstream_idle_timeout: float = 4.0
+    #: A response body that stays silent, such as a server-sent event stream: cut.
+    stream_idle_timeout: float = 3600.0
+    #: Connections to the upstream of one entry: 503.
+    upstream_connections: int = 1024

@@ -1,0 +1,60 @@
+"""The two possible outcomes of a decision, as values: nothing reaches an upstream without a ``Permit``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from sidecar.policy.paths import PathCode
+
+
+class Reason(StrEnum):
+    """Why a request was denied: stable codes of ``decision.reason`` in the log and of ``denied_total`` in the metrics.
+
+    Ambiguous paths are denied with a code of `PathCode` instead; no value stands in both.
+    """
+
+    # Inbound, in the order in which they are looked at: the one named is the last step that some rule reached.
+    CERTIFICATE_NOT_YET_VALID = "certificate_not_yet_valid"
+    CERTIFICATE_EXPIRED = "certificate_expired"
+    CALLER_NOT_NAMED = "caller_not_named"
+    PIN_MISMATCH = "pin_mismatch"
+    METHOD_REFUSED = "method_refused"
+    PATH_NOT_ALLOWED = "path_not_allowed"
+    METHOD_NOT_ALLOWED = "method_not_allowed"
+    # Outbound.
+    WEB_PAGE = "web_page"
+    HOST_MISMATCH = "host_mismatch"
+    HOST_NOT_SERVED = "host_not_served"
+
+
+DenialReason: TypeAlias = "Reason | PathCode"
+
+#: HTTP status of the answer to a denial. RFC 9110: 15.5.1 (400), 15.5.4 (403), 15.5.6 (405).
+BAD_REQUEST = 400
+FORBIDDEN = 403
+NOT_ALLOWED = 405
+
+
+@dataclass(frozen=True, slots=True)
+class Permit:
+    """A decision that lets one request pass. ``rule`` is the id of the rule that allowed it."""
+
+    rule: str
+    decision_id: str
+    policy_version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Denial:
+    """A decision that stops one request.
+
+    ``status`` is what an HTTP peer is told; the reason is for the log alone, since a hostile peer probes policy.
+    """
+
+    reason: DenialReason
+    decision_id: str
+    policy_version: str
+    status: int = FORBIDDEN

@@ -1,0 +1,1 @@
+"""The shell that moves bytes: listeners, streams, exchanges, pools, drain."""

@@ -1,0 +1,99 @@
+"""What is written down: one line and one count for every request, refused connection and rejected message."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sidecar.policy.decision import Denial, Permit
+from sidecar.telemetry.metrics import status_class
+from sidecar.telemetry.record import Context, Decision, Event, Record
+
+if TYPE_CHECKING:
+    from sidecar.errors import SidecarError
+    from sidecar.proxy.downstream import Downstream
+    from sidecar.proxy.exchange import Exchange
+    from sidecar.proxy.failure import ProxyCode
+    from sidecar.proxy.hub import Hub
+    from sidecar.proxy.service import Service
+
+
+def exchanged(hub: Hub, exchange: Exchange, event: Event) -> None:
+    """Writes the line of a request: ``request`` when it is over, ``open`` when it goes on for long."""
+    seconds = hub.clock.monotonic() - exchange.started
+    service = exchange.service
+    head = exchange.head
+    facts = exchange.facts
+    verdict = exchange.verdict
+    denied = not isinstance(verdict, Permit)
+    record = Record(hub.clock.wall(), event, service.contexts(exchange))
+    if service.direction == "outbound":
+        record.dst_name = head.host
+    record.http_method = head.method
+    record.http_path = head.path
+    record.http_status = exchange.status or None
+    record.bytes_sent = exchange.bytes_sent
+    record.bytes_received = exchange.bytes_received
+    record.duration_ms = seconds * 1000
+    record.decision = Decision.DENY if denied else Decision.ALLOW
+    record.policy_version = service.policy_version
+    if isinstance(verdict, Permit):
+        record.decision_rule = verdict.rule
+        record.decision_id = verdict.decision_id
+    elif isinstance(verdict, Denial):
+        record.decision_reason = str(verdict.reason)
+        record.decision_id = verdict.decision_id
+    else:
+        record.decision_reason = None if exchange.error is None else str(exchange.error)
+    record.session_id = facts.session
+    record.trace_id = facts.trace_id
+    record.error = None if exchange.error is None else str(exchange.error)
+    hub.access_log.write(record, urgent=denied or event is not Event.REQUEST)
+    if event is Event.REQUEST:
+        _count(hub, exchange, record, seconds)
+
+
+def _count(hub: Hub, exchange: Exchange, record: Record, seconds: float) -> None:
+    counters = exchange.service.counters
+    counters.requests(str(record.decision), status_class(exchange.status)).inc()
+    counters.duration.observe(seconds)
+    if record.decision is Decision.DENY:
+        hub.metrics.denied_total.labels(str(record.decision_reason)).inc()
+
+
+def rejected(hub: Hub, service: Service, connection: Downstream, status: int, code: str) -> None:
+    """Writes the line of bytes that never became a request."""
+    record = Record(hub.clock.wall(), Event.REQUEST, (service.context(connection),))
+    record.http_status = status
+    record.decision = Decision.DENY
+    record.decision_reason = record.error = code
+    record.decision_id = hub.ids.next()
+    record.policy_version = service.policy_version
+    hub.access_log.write(record, urgent=True)
+    service.counters.requests("deny", status_class(status)).inc()
+
+
+def refused(hub: Hub, service: Service, remote: str, error: SidecarError) -> None:
+    """Writes the line of a connection whose peer was not proven."""
+    _refusal(hub, service, remote, str(error.code))
+
+
+def limited(hub: Hub, service: Service, remote: str, code: ProxyCode) -> None:
+    """Writes the line of a connection that was one too many."""
+    _refusal(hub, service, remote, str(code))
+
+
+def _refusal(hub: Hub, service: Service, remote: str, code: str) -> None:
+    context = Context.of(
+        direction=service.direction,
+        listener=service.name,
+        src_addr=remote or None,
+        dst_identity=service.own.name if service.direction == "inbound" else None,
+        key_protection=service.own.protection,
+    )
+    record = Record(hub.clock.wall(), Event.REFUSED, (context,))
+    record.decision = Decision.DENY
+    record.decision_reason = record.error = code
+    record.decision_id = hub.ids.next()
+    record.policy_version = service.policy_version
+    hub.access_log.write(record, urgent=True)
+    hub.metrics.refused_total.labels(code).inc()

@@ -1,0 +1,321 @@
+"""One connection from a downstream peer: the server side of HTTP/1.1, one exchange at a time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sidecar.http.errors import HttpError
+from sidecar.http.receiver import RequestReceiver
+from sidecar.http.write import error_response
+from sidecar.proxy.exchange import Exchange
+from sidecar.proxy.failure import ProxyCode
+from sidecar.proxy.stream import NEVER, Expiry, Stream
+from sidecar.telemetry.record import Event
+
+if TYPE_CHECKING:
+    from sidecar.errors import SidecarError
+    from sidecar.http.messages import Field, RequestHead
+    from sidecar.identity.peer import Peer
+    from sidecar.proxy.hub import Hub
+    from sidecar.proxy.listener import Listener
+
+#: Requests of one connection that are taken, where one read brought many, before others get their turn.
+BURST = 64
+#: Pipelined bytes that are held while an earlier request is answered; beyond it reading stops.
+HELD_BYTES = 64 * 1024
+
+
+class Downstream:
+    """Reads requests, starts exchanges, and keeps the connection's time limits.
+
+    ``peer`` is the proven caller of an inbound connection and None on an outbound listener.
+    """
+
+    def __init__(self, listener: Listener) -> None:
+        self.listener = listener
+        self.hub: Hub = listener.hub
+        self.peer: Peer | None = None
+        self.exchange: Exchange | None = None
+        self.keep_alive = True
+        self.retiring = False
+        self.requests = 0
+        #: Monotonic time from which the present exchange counts as long-lived; infinite when there is none.
+        self.started = NEVER
+        #: What a service keeps per connection (matching rules, identity headers), with the service it belongs to.
+        self.memo: object = None
+        self.stream: Stream = listener.stream(self)
+        self._receiver = RequestReceiver(self, self.hub.http_limits, secure=listener.service.secure)
+        self._in_head = False
+        self._gated = (
+            False  # the next request waits: for the peer to read its answers, or for others to have their turn
+        )
+        self._burst = 0
+        self._mark = 0
+        self._write_mark = 0
+
+    @property
+    def remote(self) -> str:
+        """The peer's address as text."""
+        return self.stream.remote
+
+    # -- what the stream calls ------------------------------------------------------------------------------------
+
+    def connected(self) -> None:
+        """There is a connection: from here on it is in the registry, unless it is one too many."""
+        self.listener.connected(self)
+
+    def opened(self) -> None:
+        """The connection stands; an inbound peer is proven."""
+        self.listener.opened(self)
+        self.stream.read_deadline = self.hub.clock.monotonic() + self.hub.limits.idle_timeout
+
+    def failed(self, error: SidecarError) -> None:
+        """The handshake was refused: logged once, counted, closed by the stream."""
+        self.listener.refused(self, error)
+
+    def received(self, data: bytes) -> None:
+        """Feeds the receiver and lets go what that produced, in either direction."""
+        if not self._gated and self.exchange is None:
+            self._burst = 0
+        try:
+            self._receiver.feed(data)
+        except HttpError as error:
+            self._malformed(error)
+        except Exception as error:  # noqa: BLE001 - a defect of ours ends this connection and is told
+            self._broken(error)
+            return
+        self._after_feed()
+
+    def ended(self, *, clean: bool) -> None:  # noqa: ARG002 - an end is an end, whether or not it was said politely
+        """The peer sends no more: whatever it still waits for is cancelled."""
+        exchange = self.exchange
+        if exchange is not None:
+            exchange.cancel(ProxyCode.CLIENT_CLOSED)
+            self.cut(exchange)
+            return
+        try:
+            self._receiver.eof()
+        except HttpError as error:
+            self._reject(error.status, error.code)
+        else:
+            self.stream.close()
+
+    def lost(self) -> None:
+        """The connection is gone."""
+        self._abandon(ProxyCode.CLIENT_CLOSED)
+        self.listener.lost(self)
+
+    def writable(self, *, yes: bool) -> None:
+        """Slows the upstream down to what the peer takes, and gives a stalled peer its time."""
+        exchange = self.exchange
+        upstream = None if exchange is None else exchange.upstream
+        if yes:
+            self.stream.write_deadline = NEVER
+            if upstream is not None:
+                upstream.stream.resume_reading()
+            self._go_on()
+            return
+        self._arm_write()
+        if upstream is not None:
+            upstream.stream.pause_reading()
+
+    def expired(self, which: Expiry) -> None:
+        """A time limit has passed."""
+        if which is Expiry.WRITE:
+            self._slow_reader()
+        elif self.exchange is not None:
+            self._slow_sender(self.exchange)
+        elif self._in_head:
+            self.hub.metrics.limit_hits_total.labels("head_timeout").inc()
+            self._reject(408, ProxyCode.HEAD_TIMEOUT)
+        else:
+            self.stream.close()
+
+    # -- what the receiver calls ----------------------------------------------------------------------------------
+
+    def on_request(self, head: RequestHead) -> None:
+        """Starts the exchange of a request."""
+        self.requests += 1
+        self._in_head = False
+        self.exchange = exchange = Exchange(self, self.listener.service, head)
+        self.started = exchange.started
+        self._burst += 1
+        self._mark = 0
+        self.stream.read_deadline = exchange.started + self.hub.limits.stall_timeout
+        exchange.start()
+
+    def on_data(self, data: bytes) -> None:
+        """Passes body bytes on."""
+        if self.exchange is not None:
+            self.exchange.on_data(data)
+
+    def on_end(self, trailers: list[Field]) -> None:
+        """The request is complete; from here on only the upstream's time runs."""
+        if self.exchange is not None:
+            self.stream.read_deadline = NEVER
+            self.exchange.on_end(trailers)
+
+    # -- what an exchange calls -----------------------------------------------------------------------------------
+
+    def may_stay(self) -> bool:
+        """Says whether the connection may take another request after this one."""
+        return self.keep_alive and not self.retiring and not self.hub.draining
+
+    def exchange_over(self, exchange: Exchange) -> None:
+        """Accounts for an exchange and goes on to the next request, or closes."""
+        if self.exchange is not exchange:
+            return
+        self.exchange = None
+        self.started = NEVER
+        self._account(exchange)
+        if not (self.may_stay() and exchange.request_done):
+            self._receiver.stop()
+            self.stream.close()
+        elif self.stream.writing_paused:
+            # Whoever asks and asks and does not read the answers gets no more of them than fit in the buffer.
+            self._wait()
+        elif self._burst >= BURST:
+            # Whoever asks a thousand times in one segment is answered, but not before everybody else.
+            self._wait()
+            self.hub.loop.call_soon(self._go_on)
+        else:
+            self._advance()
+
+    def cut(self, exchange: Exchange) -> None:
+        """Ends a response that cannot be finished, so that the peer can tell (RFC 9112 8)."""
+        self.keep_alive = False
+        self.exchange = None
+        self.started = NEVER
+        self._receiver.stop()
+        if exchange.delimited:
+            self.stream.cut()
+        else:
+            self.stream.reset()
+        self._account(exchange)
+
+    def resume_for_request(self) -> None:
+        """Reads on after the upstream has caught up."""
+        if self._receiver.held <= HELD_BYTES:
+            self.stream.resume_reading()
+
+    def note_long_lived(self) -> None:
+        """Writes the ``open`` line of an exchange that lives longer than the sweeper's bound."""
+        exchange = self.exchange
+        self.started = NEVER
+        if exchange is not None and exchange.verdict is not None:
+            self.listener.log(exchange, Event.OPEN)
+
+    def retire(self) -> None:
+        """Takes no further request: an idle connection closes now, a busy one after its response."""
+        self.retiring = True
+        if self.exchange is None:
+            self.stream.close()
+
+    # -- inside ---------------------------------------------------------------------------------------------------
+
+    def _wait(self) -> None:
+        self._gated = True
+        self.stream.read_deadline = NEVER
+        self._after_feed()
+
+    def _go_on(self) -> None:
+        if self._gated and not self.stream.writing_paused:
+            self._gated = False
+            self._burst = 0
+            self._advance()
+
+    def _advance(self) -> None:
+        """Lets the next request begin, which may be there already."""
+        if self.stream.closed:
+            self._receiver.stop()
+            return
+        self.stream.read_deadline = self.hub.clock.monotonic() + self.hub.limits.idle_timeout
+        self.stream.resume_reading()
+        try:
+            self._receiver.next()
+        except HttpError as error:
+            self._malformed(error)
+        except Exception as error:  # noqa: BLE001 - as in `received`; the caller is another connection's reader
+            self._broken(error)
+            return
+        self._after_feed()
+
+    def _after_feed(self) -> None:
+        self.stream.flush()
+        exchange = self.exchange
+        if exchange is None:
+            if self._receiver.in_head and not self._in_head:
+                self._in_head = True
+                self.stream.read_deadline = self.hub.clock.monotonic() + self.hub.limits.head_timeout
+        elif exchange.upstream is not None:
+            exchange.upstream.stream.flush()
+        if self._receiver.held > HELD_BYTES:
+            self.stream.pause_reading()
+
+    def _broken(self, error: Exception) -> None:
+        """Something that nobody expected: this connection ends, the others do not notice."""
+        self.stream.abort()
+        context = {"message": "a connection failed", "exception": error, "where": "downstream"}
+        self.hub.loop.call_exception_handler(context)
+        self._abandon(ProxyCode.INTERNAL)
+
+    def _abandon(self, code: ProxyCode) -> None:
+        """Gives up whatever was going on; nothing can be answered any more."""
+        self.keep_alive = False
+        self._receiver.stop()
+        exchange, self.exchange = self.exchange, None
+        self.started = NEVER
+        if exchange is not None:
+            exchange.cancel(code)
+            self._account(exchange)
+
+    def _account(self, exchange: Exchange) -> None:
+        try:
+            self.listener.log(exchange, Event.REQUEST)
+        except Exception as error:  # noqa: BLE001 - as in `received`
+            self._broken(error)
+
+    def _malformed(self, error: HttpError) -> None:
+        exchange = self.exchange
+        if exchange is not None:
+            # Inside a body: what was forwarded cannot be taken back, so the upstream connection dies with it.
+            self.keep_alive = False
+            exchange.reject_body(error)
+            return
+        self._reject(error.status, error.code)
+
+    def _reject(self, status: int, code: object) -> None:
+        """Answers what never became a request, and closes."""
+        self.keep_alive = False
+        self._receiver.stop()
+        self.stream.send(error_response(status, b'{"error":"%b"}' % str(code).encode(), close=True))
+        self.listener.rejected(self, status, str(code))
+        self.stream.close()
+
+    def _arm_write(self) -> None:
+        self._write_mark = self.stream.delivered
+        self.stream.write_deadline = self.hub.clock.monotonic() + self.hub.limits.stall_timeout
+
+    def _slow_reader(self) -> None:
+        limits = self.hub.limits
+        if self.stream.delivered - self._write_mark >= limits.min_rate * limits.stall_timeout:
+            self._arm_write()
+            return
+        self.hub.metrics.limit_hits_total.labels("stall_timeout").inc()
+        self.stream.reset()
+        self._abandon(ProxyCode.CLIENT_STALLED)
+
+    def _slow_sender(self, exchange: Exchange) -> None:
+        limits = self.hub.limits
+        now = self.hub.clock.monotonic()
+        progress = exchange.bytes_received - self._mark
+        if self.stream.reading_paused or progress >= limits.min_rate * limits.stall_timeout:
+            self._mark = exchange.bytes_received
+            self.stream.read_deadline = now + limits.stall_timeout
+            return
+        self.keep_alive = False
+        if exchange.uninvited:
+            exchange.fail(ProxyCode.UPSTREAM_TIMEOUT)
+            return
+        self.hub.metrics.limit_hits_total.labels("stall_timeout").inc()
+        exchange.fail(ProxyCode.CLIENT_STALLED)

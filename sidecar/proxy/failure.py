@@ -1,0 +1,121 @@
+"""Everything that goes wrong after a permit, and the one table that turns it into an answer."""
+
+from __future__ import annotations
+
+import errno
+from enum import StrEnum
+
+from sidecar.errors import LocalError, PeerError, UpstreamError
+
+
+class ProxyCode(StrEnum):
+    """Stable codes of the ``error`` field in the log, in metrics and in answers."""
+
+    # The upstream.
+    UPSTREAM_REFUSED = "upstream_refused"
+    UPSTREAM_UNREACHABLE = "upstream_unreachable"
+    UPSTREAM_NAME = "upstream_name_unknown"
+    UPSTREAM_CONNECT_TIMEOUT = "upstream_connect_timeout"
+    UPSTREAM_TLS = "upstream_tls"
+    UPSTREAM_RESET = "upstream_reset"
+    UPSTREAM_TIMEOUT = "upstream_timeout"
+    UPSTREAM_STALLED = "upstream_stalled"
+    UPSTREAM_BAD_RESPONSE = "upstream_bad_response"
+    UPSTREAM_TRUNCATED = "upstream_truncated"
+    UPSTREAM_GONE = "upstream_gone"
+    STREAM_IDLE = "limit_stream_idle_timeout"
+    # The other end of the downstream connection.
+    CLIENT_CLOSED = "client_closed"
+    CLIENT_STALLED = "limit_stall_timeout"
+    HEAD_TIMEOUT = "limit_head_timeout"
+    HANDSHAKE_TIMEOUT = "limit_handshake_timeout"
+    # Ourselves.
+    LIMIT_CONNECTIONS = "limit_connections"
+    LIMIT_HANDSHAKES = "limit_handshakes"
+    LIMIT_UPSTREAM_CONNECTIONS = "limit_upstream_connections"
+    LOG_FULL = "log_full"
+    DRAINING = "draining"
+    INTERNAL = "internal"
+
+
+#: Code -> HTTP status, where the response has not begun. What is not here never becomes an answer.
+STATUS: dict[ProxyCode, int] = {
+    ProxyCode.UPSTREAM_REFUSED: 502,
+    ProxyCode.UPSTREAM_UNREACHABLE: 502,
+    ProxyCode.UPSTREAM_NAME: 502,
+    ProxyCode.UPSTREAM_CONNECT_TIMEOUT: 504,
+    ProxyCode.UPSTREAM_TLS: 502,
+    ProxyCode.UPSTREAM_RESET: 502,
+    ProxyCode.UPSTREAM_TIMEOUT: 504,
+    ProxyCode.UPSTREAM_STALLED: 504,
+    ProxyCode.UPSTREAM_BAD_RESPONSE: 502,
+    ProxyCode.UPSTREAM_TRUNCATED: 502,
+    ProxyCode.UPSTREAM_GONE: 503,
+    ProxyCode.CLIENT_STALLED: 408,
+    ProxyCode.HEAD_TIMEOUT: 408,
+    ProxyCode.LIMIT_UPSTREAM_CONNECTIONS: 503,
+    ProxyCode.LOG_FULL: 503,
+    ProxyCode.DRAINING: 503,
+    ProxyCode.INTERNAL: 500,
+}
+
+
+class DialError(UpstreamError):
+    """No connection to the upstream could be made. ``cause`` is the precise code where TLS has one."""
+
+    def __init__(self, code: ProxyCode, message: str, *, cause: StrEnum | None = None) -> None:
+        super().__init__(code, message)
+        self.code: ProxyCode = code
+        self.cause: StrEnum = code if cause is None else cause
+
+
+class HandshakeTimeoutError(PeerError):
+    """The peer did not finish its handshake within ``handshake_timeout``."""
+
+    def __init__(self) -> None:
+        super().__init__(ProxyCode.HANDSHAKE_TIMEOUT, "the TLS handshake was not finished in time")
+
+
+class HandshakeLimitError(PeerError):
+    """The oldest of too many handshakes: it gives way to a newcomer."""
+
+    def __init__(self) -> None:
+        super().__init__(ProxyCode.LIMIT_HANDSHAKES, "too many handshakes at once, and this one was the oldest")
+
+
+class BindCode(StrEnum):
+    """Why an address cannot be listened on."""
+
+    IN_USE = "address_in_use"
+    NOT_OURS = "address_not_available"
+    FORBIDDEN = "address_forbidden"
+    FAILED = "address_failed"
+
+    @classmethod
+    def of(cls, error: OSError) -> BindCode:
+        """Names what the kernel said."""
+        known = {errno.EADDRINUSE: cls.IN_USE, errno.EADDRNOTAVAIL: cls.NOT_OURS, errno.EACCES: cls.FORBIDDEN}
+        return known.get(error.errno or 0, cls.FAILED)
+
+    @property
+    def hint(self) -> str:
+        """What to change."""
+        return _BIND_HINTS[self]
+
+
+_BIND_HINTS = {
+    BindCode.IN_USE: "another process listens there: stop it, or name another port",
+    BindCode.NOT_OURS: "this machine has no such address: name one of its own, or 127.0.0.1",
+    BindCode.FORBIDDEN: "ports below 1024 need the capability CAP_NET_BIND_SERVICE: name a higher port",
+    BindCode.FAILED: "look at the address in the configuration",
+}
+
+
+class BindError(LocalError):
+    """An address that the configuration names cannot be listened on."""
+
+
+class ReloadCode(StrEnum):
+    """Why a reload is refused although the file is right."""
+
+    NEEDS_RESTART = "reload_needs_restart"

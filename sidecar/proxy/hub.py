@@ -1,0 +1,77 @@
+"""What every connection of this process shares: clock, limits, log, metrics, and the registry of what is alive."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from sidecar.proxy.ids import Ids
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from sidecar.clock import Clock
+    from sidecar.http.limits import HttpLimits
+    from sidecar.limits import Limits
+    from sidecar.proxy.downstream import Downstream
+    from sidecar.proxy.stream import Stream
+    from sidecar.proxy.tls_stream import TlsStream
+    from sidecar.telemetry.access_log import AccessLog
+    from sidecar.telemetry.messages import Messages
+    from sidecar.telemetry.metrics import Metrics
+
+#: How often deadlines are looked at, in seconds: what a limit may be late by.
+SWEEP_SECONDS = 0.25
+#: A request that lives longer than this writes an ``open`` line, in seconds.
+OPEN_SECONDS = 10.0
+
+
+@dataclass(slots=True)
+class Hub:
+    """One per process. ``limits`` is replaced by a reload; everything else stays."""
+
+    loop: asyncio.AbstractEventLoop
+    clock: Clock
+    limits: Limits
+    http_limits: HttpLimits
+    access_log: AccessLog
+    metrics: Metrics
+    messages: Messages
+    ids: Ids = field(default_factory=Ids)
+    #: Every live connection from a downstream peer; the registry of DESIGN 4, rule 3.
+    connections: set[Downstream] = field(default_factory=set)
+    #: Every live stream in either direction, for the deadlines.
+    streams: set[Stream] = field(default_factory=set)
+    #: Inbound TLS handshakes under way, the oldest first.
+    handshaking: dict[TlsStream, None] = field(default_factory=dict)
+    #: Open downstream connections by direction.
+    open: Counter[str] = field(default_factory=Counter)
+    draining: bool = False
+    _timer: asyncio.TimerHandle | None = None
+
+    @property
+    def handshakes(self) -> int:
+        """Inbound TLS handshakes under way."""
+        return len(self.handshaking)
+
+    def start(self) -> None:
+        """Begins to look at deadlines."""
+        self._timer = self.loop.call_later(SWEEP_SECONDS, self._sweep)
+
+    def stop(self) -> None:
+        """Stops looking."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _sweep(self) -> None:
+        self._timer = self.loop.call_later(SWEEP_SECONDS, self._sweep)
+        now = self.clock.monotonic()
+        # Deadlines live as plain attributes and are looked at together: no timer is made or cancelled in a request.
+        due = [s for s in self.streams if s.read_deadline <= now or s.write_deadline <= now]
+        for stream in due:
+            stream.expire(now)
+        long_lived = [c for c in self.connections if c.started + OPEN_SECONDS <= now]
+        for connection in long_lived:
+            connection.note_long_lived()

@@ -1,0 +1,122 @@
+"""Inbound: mutual TLS ends here, callers are proven and named, and their requests go to the agent in plaintext."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from sidecar.http.xfcc import identity_block
+from sidecar.proxy.counters import Counters
+from sidecar.proxy.service import Facts, Self, gather, head_bytes
+from sidecar.proxy.tls_stream import TlsStream
+from sidecar.telemetry.record import Context
+from sidecar.tls.engine import TlsEngine
+
+if TYPE_CHECKING:
+    from sidecar.http.messages import RequestHead
+    from sidecar.policy.decision import Denial, Permit
+    from sidecar.policy.table import PeerRules, Table
+    from sidecar.proxy.downstream import Downstream
+    from sidecar.proxy.exchange import Exchange
+    from sidecar.proxy.hub import Hub
+    from sidecar.proxy.pool import Pool
+    from sidecar.proxy.service import Service
+    from sidecar.proxy.stream import Stream
+    from sidecar.tls.contexts import TlsContext
+
+
+class _Memo:
+    """What one connection needs again and again: its peer's rules, and the identity headers that name it."""
+
+    __slots__ = ("context", "identity", "rules", "service")
+
+    def __init__(self, service: InboundService, rules: PeerRules, identity: bytes, context: Context) -> None:
+        self.service = service
+        self.rules = rules
+        self.identity = identity
+        self.context = context
+
+
+class InboundService:
+    """One inbound entry as of one configuration."""
+
+    direction: ClassVar[str] = "inbound"
+    closed_by_drain: ClassVar[bool] = True
+    secure: ClassVar[bool] = True
+
+    def __init__(self, hub: Hub, name: str, own: Self, tls: TlsContext, table: Table, pool: Pool) -> None:
+        self.hub = hub
+        self.name = name
+        self.own = own
+        self.tls = tls
+        self.table = table
+        self.policy_version = table.version
+        self.pool = pool
+        self.counters = Counters(hub.metrics, self.direction, name)
+
+    def stream(self, user: Downstream) -> Stream:
+        """Makes a TLS stream, server side, for whichever service its listener has when the handshake begins."""
+        return TlsStream(user, self.hub, lambda: _engine(user.listener.service), self.hub.limits.handshake_timeout)
+
+    def engine(self) -> tuple[TlsContext, TlsEngine]:
+        """Makes the engine of a connection. A context whose memory is full makes room for its successor first."""
+        if self.tls.full:
+            self.tls = self.tls.successor()
+        return self.tls, TlsEngine(self.tls)
+
+    def facts(self, head: RequestHead) -> Facts:
+        """Gathers what the request says beside its head."""
+        return gather(self.hub, head)
+
+    def authorise(self, exchange: Exchange, decision_id: str) -> Permit | Denial:
+        """Decides by the allow rules that name the caller; the rules are found once for a connection and policy."""
+        head = exchange.head
+        memo = self._memo(exchange.down)
+        return memo.rules.decide(head.method, head.path, decision_id=decision_id, now=self.hub.clock.wall())
+
+    def outgoing(self, exchange: Exchange) -> bytes:
+        """Writes the head for the agent, with the caller's proven identity in it."""
+        return head_bytes(exchange.head, exchange.facts, self._memo(exchange.down).identity, None)
+
+    def contexts(self, exchange: Exchange) -> tuple[Context, ...]:
+        """Says which caller spoke to the agent."""
+        return (self._memo(exchange.down).context,)
+
+    def context(self, connection: Downstream) -> Context:
+        """Says who is at the other end of a connection; its peer may not be proven."""
+        if connection.peer is not None:
+            return self._memo(connection).context
+        return self._context(connection)
+
+    def _context(self, connection: Downstream) -> Context:
+        peer, stream = connection.peer, connection.stream
+        # What the caller calls us: worth a line in the log, and deciding nothing.
+        sni = stream.engine.server_name_received if isinstance(stream, TlsStream) and peer is not None else None
+        return Context.of(
+            direction=self.direction,
+            listener=self.name,
+            src_identity=None if peer is None else str(peer.id),
+            src_addr=connection.remote or None,
+            src_pin=None if peer is None else str(peer.pin),
+            dst_identity=self.own.name,
+            dst_addr=self.pool.destination.text,
+            dst_name=sni,
+            cert_serial=None if peer is None else peer.serial,
+            key_protection=self.own.protection,
+        )
+
+    def _memo(self, connection: Downstream) -> _Memo:
+        memo = connection.memo
+        if isinstance(memo, _Memo) and memo.service is self:
+            return memo
+        peer = connection.peer
+        if peer is None:
+            raise RuntimeError("an inbound connection without a proven peer reached a decision")
+        identity = identity_block(self.own.name, peer.leaf_sha256, str(peer.id))
+        connection.memo = memo = _Memo(self, self.table.for_peer(peer), identity, self._context(connection))
+        return memo
+
+
+def _engine(service: Service) -> tuple[TlsContext, TlsEngine]:
+    if not isinstance(service, InboundService):
+        raise TypeError("an inbound listener was given another kind of service")
+    return service.engine()

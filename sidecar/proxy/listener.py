@@ -1,0 +1,162 @@
+"""A bound address: accepts connections for whichever service holds it now, and refuses more than the limits allow."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from typing import TYPE_CHECKING
+
+from sidecar.proxy import account
+from sidecar.proxy.downstream import Downstream
+from sidecar.proxy.failure import BindCode, BindError, ProxyCode
+from sidecar.proxy.stream import format_address
+
+if TYPE_CHECKING:
+    from sidecar.errors import SidecarError
+    from sidecar.proxy.exchange import Exchange
+    from sidecar.proxy.hub import Hub
+    from sidecar.proxy.service import Service
+    from sidecar.proxy.stream import Stream
+    from sidecar.telemetry.record import Event
+
+#: Connections that the kernel may complete before we accept them.
+BACKLOG = 1024
+#: Connections that asyncio accepts before it looks at anything else. Without a free descriptor it also fails so often at
+#: once, each time with an error of its own and a second's wait that does not hold back the next.
+ACCEPTS = 1
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Binds an address without listening on it yet, so that all addresses can be tried before one opens.
+
+    Raises:
+        BindError: the address is in use, not ours, or not allowed; the message says what to change.
+
+    """
+    text = format_address((host, port))
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        # A restart need not wait for the old connections' TIME_WAIT; on Linux a live listener still refuses this.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind((host, port))
+    except OSError as error:
+        sock.close()
+        code = BindCode.of(error)
+        raise BindError(code, f"cannot listen on {text}: {error.strerror or error}", hint=code.hint) from error
+    return sock
+
+
+class Listener:
+    """One bound address. A reload replaces ``service``; the socket stays."""
+
+    def __init__(self, hub: Hub, service: Service, sock: socket.socket) -> None:
+        self.hub = hub
+        self.service = service
+        self.address = format_address(sock.getsockname())
+        self._sock = sock
+        self._server: asyncio.Server | None = None
+        self._stopped = False
+
+    async def start(self) -> None:
+        """Begins to accept.
+
+        Raises:
+            BindError: another process listens on the address all the same.
+
+        """
+        try:
+            # uvloop takes a failure to listen for a server that serves, so the kernel is asked before.
+            self._sock.listen(BACKLOG)
+            self._server = await self.hub.loop.create_server(self._accept, sock=self._sock, backlog=ACCEPTS)
+            self._sock.listen(BACKLOG)  # again: create_server has made it smaller
+        except OSError as error:
+            self._sock.close()
+            code = BindCode.of(error)
+            raise BindError(code, f"cannot listen on {self.address}: {error.strerror}", hint=code.hint) from error
+
+    def stop(self) -> None:
+        """Stops accepting; open connections go on."""
+        self._stopped = True
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        else:
+            self._sock.close()
+
+    # -- what connections call ----------------------------------------------------------------------------------------
+
+    def stream(self, user: Downstream) -> Stream:
+        """Makes the stream of a new connection."""
+        return self.service.stream(user)
+
+    def connected(self, connection: Downstream) -> None:
+        """Enters a connection into the registry. Many are accepted in one turn, so the limits are looked at again."""
+        hub = self.hub
+        hub.connections.add(connection)
+        hub.open[self.service.direction] += 1
+        hub.metrics.connections.labels(self.service.direction).inc()
+        code = self._excess()
+        if self._stopped:
+            connection.stream.abort()
+        elif code is not None:
+            self.limited(connection.stream.remote, code)
+            connection.stream.abort()
+
+    def opened(self, connection: Downstream) -> None:
+        """A connection is ready; its peer is proven where the service asks for one."""
+        connection.peer = connection.stream.peer
+
+    def refused(self, connection: Downstream, error: SidecarError) -> None:
+        """A handshake failed."""
+        account.refused(self.hub, self.service, connection.stream.remote, error)
+
+    def rejected(self, connection: Downstream, status: int, code: str) -> None:
+        """Bytes that are no acceptable request were answered and the connection closes."""
+        account.rejected(self.hub, self.service, connection, status, code)
+
+    def limited(self, remote: str, code: ProxyCode) -> None:
+        """A connection was one too many."""
+        self.hub.metrics.limit_hits_total.labels(code.removeprefix("limit_")).inc()
+        account.limited(self.hub, self.service, remote, code)
+
+    def lost(self, connection: Downstream) -> None:
+        """A connection is gone."""
+        self.hub.connections.discard(connection)
+        self.hub.open[self.service.direction] -= 1
+        self.hub.metrics.connections.labels(self.service.direction).dec()
+
+    def log(self, exchange: Exchange, event: Event) -> None:
+        """Writes the line of an exchange and counts it."""
+        account.exchanged(self.hub, exchange, event)
+
+    # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _accept(self) -> asyncio.BaseProtocol:
+        code = self._excess(one_more=1)
+        return Downstream(self).stream if code is None else _Refusal(self, code)
+
+    def _excess(self, *, one_more: int = 0) -> ProxyCode | None:
+        hub = self.hub
+        # Each direction has its own, so that callers cannot keep the agent from its own listener.
+        if hub.open[self.service.direction] + one_more > hub.limits.connections:
+            return ProxyCode.LIMIT_CONNECTIONS
+        return None
+
+
+class _Refusal(asyncio.Protocol):
+    """Takes the place of a connection that is one too many: closed before it costs anything."""
+
+    def __init__(self, listener: Listener, code: ProxyCode) -> None:
+        self._listener = listener
+        self._code = code
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Closes at once, counted and logged."""
+        self._listener.limited(format_address(transport.get_extra_info("peername")), self._code)
+        with contextlib.suppress(AttributeError):  # a transport that is already gone has nothing to abort
+            transport.abort()  # type: ignore[attr-defined]

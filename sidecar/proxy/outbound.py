@@ -1,0 +1,125 @@
+"""Outbound: the agent's plaintext requests go to one named peer, proven by chain, name and pin before anything is sent."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from sidecar.policy.routes import web_page
+from sidecar.proxy.counters import Counters
+from sidecar.proxy.service import Facts, Self, gather, head_bytes
+from sidecar.proxy.stream import Stream
+from sidecar.proxy.tls_stream import TlsStream
+from sidecar.telemetry.record import Context
+from sidecar.tls.engine import TlsEngine
+
+if TYPE_CHECKING:
+    from sidecar.http.messages import RequestHead
+    from sidecar.policy.decision import Denial, Permit
+    from sidecar.policy.routes import RouteTable
+    from sidecar.proxy.downstream import Downstream
+    from sidecar.proxy.exchange import Exchange
+    from sidecar.proxy.hub import Hub
+    from sidecar.proxy.pool import Pool
+    from sidecar.proxy.upstream import Upstream
+    from sidecar.tls.contexts import TlsContext
+
+
+class _Memo:
+    """What the log says of one connection from the agent."""
+
+    __slots__ = ("context", "service")
+
+    def __init__(self, service: OutboundService, context: Context) -> None:
+        self.service = service
+        self.context = context
+
+
+class TlsDestination:
+    """The named peer of an outbound entry; resumes TLS sessions where the peer offers them."""
+
+    def __init__(self, host: str, port: int, server_name: str | None, context: TlsContext, hub: Hub) -> None:
+        self.host = host
+        self.port = port
+        self.text = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        self._server_name = server_name
+        self._context = context
+        self._hub = hub
+
+    def stream(self, user: Upstream) -> Stream:
+        """Makes a TLS stream, client side."""
+        return TlsStream(user, self._hub, self._engine, self._hub.limits.connect_timeout)
+
+    def _engine(self) -> tuple[TlsContext, TlsEngine]:
+        if self._context.full:
+            self._context = self._context.successor()
+        context = self._context
+        return context, TlsEngine(context, server_name=self._server_name, session=context.sessions.take(self.text))
+
+    def context(self, stream: Stream) -> Context | None:
+        """Says who was proven at the other end, for the log."""
+        peer = stream.peer
+        if peer is None:
+            return None
+        return Context.of(dst_identity=str(peer.id), dst_addr=self.text, cert_serial=peer.serial)
+
+    def settled(self, stream: Stream) -> None:
+        """Keeps the session of a connection that has been read from: TLS 1.3 tickets come after the handshake."""
+        if isinstance(stream, TlsStream) and stream.context is self._context:
+            self._context.sessions.put(self.text, stream.engine.session())
+
+
+class OutboundService:
+    """One outbound entry as of one configuration."""
+
+    direction: ClassVar[str] = "outbound"
+    closed_by_drain: ClassVar[bool] = False
+    secure: ClassVar[bool] = False
+
+    def __init__(self, hub: Hub, name: str, own: Self, routes: RouteTable, pool: Pool, host: bytes | None) -> None:
+        self.hub = hub
+        self.name = name
+        self.own = own
+        self.routes = routes
+        self.policy_version = routes.version
+        self.pool = pool
+        self.counters = Counters(hub.metrics, self.direction, name)
+        self.host = host
+        self._unreached = Context.of(dst_addr=pool.destination.text)
+
+    def stream(self, user: Downstream) -> Stream:
+        """Makes a plaintext stream."""
+        return Stream(user, self.hub)
+
+    def facts(self, head: RequestHead) -> Facts:
+        """Gathers what the request says beside its head."""
+        return gather(self.hub, head)
+
+    def authorise(self, exchange: Exchange, decision_id: str) -> Permit | Denial:
+        """Decides whether this entry takes the request at all."""
+        head = exchange.head
+        page = web_page(exchange.facts.noted)
+        return self.routes.route(head.method, head.authority, head.host, head.path, page, decision_id=decision_id)
+
+    def outgoing(self, exchange: Exchange) -> bytes:
+        """Writes the head for the peer; ``Host`` is as received unless the entry overrides it."""
+        return head_bytes(exchange.head, exchange.facts, b"", self.host)
+
+    def contexts(self, exchange: Exchange) -> tuple[Context, ...]:
+        """Says that we spoke to the peer; who that is stands there once it was proven."""
+        return (self.context(exchange.down), exchange.upstream_context or self._unreached)
+
+    def context(self, connection: Downstream) -> Context:
+        """Says which agent connection this is, and that we speak for it."""
+        memo = connection.memo
+        if isinstance(memo, _Memo) and memo.service is self:
+            return memo.context
+        context = Context.of(
+            direction=self.direction,
+            listener=self.name,
+            src_identity=self.own.name,
+            src_addr=connection.remote or None,
+            src_pin=self.own.pin,
+            key_protection=self.own.protection,
+        )
+        connection.memo = _Memo(self, context)
+        return context

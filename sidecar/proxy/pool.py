@@ -1,0 +1,197 @@
+"""Connections to one upstream, kept for a short while between requests.
+
+Nothing here can be reached without a ``Permit``: ``take`` and ``dial`` ask for one, so a request that was not decided
+cannot leave (DESIGN 4, rule 1).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import TYPE_CHECKING, Protocol
+
+from sidecar.errors import SidecarError
+from sidecar.policy.decision import Permit
+from sidecar.proxy.failure import DialError, ProxyCode
+from sidecar.proxy.stream import Stream
+from sidecar.proxy.upstream import Upstream
+
+if TYPE_CHECKING:
+    from sidecar.proxy.hub import Hub
+    from sidecar.proxy.stream import StreamUser
+    from sidecar.telemetry.record import Context
+
+#: Retries: at most one in five requests, after a first few, so that they never double the load on an upstream that fails.
+RETRY_SHARE = 0.2
+RETRY_BURST = 10.0
+
+
+class Destination(Protocol):
+    """Where a pool's connections go, and what they are."""
+
+    #: ``host`` and ``port`` to connect to, and the same as text for the log.
+    host: str
+    port: int
+    text: str
+
+    def stream(self, user: Upstream) -> Stream:
+        """Makes the stream of a new connection."""
+
+    def context(self, stream: Stream) -> Context | None:
+        """Says who is at the other end of a connection, for the log; None where the service says it already."""
+
+    def settled(self, stream: Stream) -> None:
+        """Learns from a connection that has served a request, before it is used again."""
+
+
+class PlainDestination:
+    """An upstream in plaintext: the agent behind an inbound listener."""
+
+    def __init__(self, host: str, port: int, hub: Hub) -> None:
+        self.host = host
+        self.port = port
+        self.text = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        self._hub = hub
+
+    def stream(self, user: StreamUser) -> Stream:
+        """Makes a plaintext stream."""
+        return Stream(user, self._hub)
+
+    def context(self, stream: Stream) -> Context | None:  # noqa: ARG002 - nothing is proven in plaintext
+        """An agent has no identity of its own to show."""
+        return None
+
+    def settled(self, stream: Stream) -> None:
+        """Plaintext has nothing to keep."""
+
+
+class Pool:
+    """The connections to one destination. Idle ones are used last-in first-out, so that surplus ones age and go."""
+
+    def __init__(self, destination: Destination, hub: Hub) -> None:
+        self.destination = destination
+        self.hub = hub
+        self.retired = False
+        self._idle: list[Upstream] = []
+        self._live: set[Upstream] = set()
+        self._dialling = 0
+        self._retries = RETRY_BURST
+
+    @property
+    def size(self) -> int:
+        """Connections that are open or being made."""
+        return len(self._live) + self._dialling
+
+    def take(self, permit: Permit) -> Upstream | None:
+        """Returns an idle connection that is still good, or None: then ``dial``."""
+        _demand(permit)
+        if self._retries < RETRY_BURST:
+            self._retries += RETRY_SHARE
+        idle = self._idle
+        while idle:
+            upstream = idle.pop()
+            if not upstream.stream.closed and not upstream.readable():
+                return upstream
+            upstream.drop()
+        return None
+
+    async def dial(self, permit: Permit) -> Upstream:
+        """Makes a new connection; over TLS the peer is proven when this returns.
+
+        Raises:
+            DialError: the upstream refuses, does not answer in time, is not who it should be, or the limit
+                ``upstream_connections`` is reached.
+
+        """
+        _demand(permit)
+        limits = self.hub.limits
+        if self.size >= limits.upstream_connections:
+            self.hub.metrics.limit_hits_total.labels("upstream_connections").inc()
+            raise DialError(ProxyCode.LIMIT_UPSTREAM_CONNECTIONS, "too many connections to this upstream")
+        self._dialling += 1
+        try:
+            return await self._connect(limits.connect_timeout)
+        finally:
+            self._dialling -= 1
+
+    def may_retry(self) -> bool:
+        """Says whether a request may be sent a second time, and takes note that it will be."""
+        if self.retired or self._retries < 1:
+            return False
+        self._retries -= 1
+        return True
+
+    def release(self, upstream: Upstream) -> None:
+        """Takes a connection back for the next request."""
+        if self.retired or upstream not in self._live:
+            self.forget(upstream)
+            upstream.stream.close()
+            return
+        if not upstream.settled:
+            upstream.settled = True
+            self.destination.settled(upstream.stream)
+        upstream.stream.resume_reading()  # the last client may have been a slow one; what comes now must be seen
+        upstream.stream.read_deadline = self.hub.clock.monotonic() + self.hub.limits.upstream_idle_timeout
+        self._idle.append(upstream)
+
+    def forget(self, upstream: Upstream) -> None:
+        """Drops a connection from the books; it is closed by whoever calls this."""
+        self._live.discard(upstream)
+        if upstream in self._idle:
+            self._idle.remove(upstream)
+
+    def retire(self) -> None:
+        """Takes no new request: idle connections close now, busy ones when their response is complete."""
+        self.retired = True
+        idle, self._idle = self._idle, []
+        for upstream in idle:
+            self._live.discard(upstream)
+            upstream.stream.close()
+
+    async def _connect(self, limit: float) -> Upstream:
+        ready: asyncio.Future[Upstream] = self.hub.loop.create_future()
+        upstream = Upstream(self, ready)
+        where = self.destination
+        connected = False
+        try:
+            async with asyncio.timeout(limit):
+                await self.hub.loop.create_connection(lambda: upstream.stream, where.host, where.port)
+                connected = True
+                await ready
+        except BaseException as error:
+            if not ready.cancel() and not ready.cancelled():
+                ready.exception()  # seen: it came while this task was being cancelled
+            upstream.drop()
+            if not connected:
+                upstream.stream.disown()
+            failure = dial_error(error, where.text)
+            if failure is None:
+                raise
+            raise failure from error
+        if upstream.stream.closed:
+            raise DialError(ProxyCode.UPSTREAM_RESET, f"{where.text} closed the connection at once")
+        self._live.add(upstream)
+        return upstream
+
+
+def dial_error(error: BaseException, text: str) -> DialError | None:
+    """Names why a connection could not be made; None for what is no failure of the upstream (a cancellation)."""
+    if isinstance(error, TimeoutError):
+        return DialError(ProxyCode.UPSTREAM_CONNECT_TIMEOUT, f"{text} did not answer in time")
+    if isinstance(error, ConnectionRefusedError):
+        return DialError(ProxyCode.UPSTREAM_REFUSED, f"nothing listens on {text}")
+    if isinstance(error, socket.gaierror):
+        return DialError(ProxyCode.UPSTREAM_NAME, f"the name in {text} cannot be resolved")
+    if isinstance(error, SidecarError):
+        return DialError(ProxyCode.UPSTREAM_TLS, str(error), cause=error.code)
+    if isinstance(error, ConnectionResetError):
+        return DialError(ProxyCode.UPSTREAM_RESET, f"{text} closed the connection before it was ready")
+    if isinstance(error, OSError):
+        return DialError(ProxyCode.UPSTREAM_UNREACHABLE, f"{text} cannot be reached: {error.strerror or error}")
+    return None
+
+
+def _demand(permit: Permit) -> None:
+    # The type checker says it; this says it to code that was not checked.
+    if not isinstance(permit, Permit):
+        raise TypeError("an upstream is reached with a permit only")

@@ -1,0 +1,211 @@
+"""A stream over TLS: pumps bytes between a transport and the TLS engine, under a deadline for the handshake."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from sidecar.errors import SidecarError
+from sidecar.identity.peer import Role
+from sidecar.proxy.failure import HandshakeLimitError, HandshakeTimeoutError
+from sidecar.proxy.stream import NEVER, Expiry, State, Stream
+from sidecar.tls.failure import TlsError
+
+if TYPE_CHECKING:
+    from sidecar.proxy.hub import Hub
+    from sidecar.proxy.stream import StreamUser
+    from sidecar.tls.contexts import TlsContext
+    from sidecar.tls.engine import TlsEngine
+
+
+#: What may lie unsent towards a peer before it is cut off. Data stops long before, by the high-water mark; this is for
+#: answers that TLS itself gives, for example to key updates (RFC 8446 4.6.3), which a peer can ask for without reading.
+UNSENT_BYTES = 1024 * 1024
+
+#: What a peer may send without a byte of data in it, each of which pays for this many bytes of records. The smallest
+#: record with data has 23 bytes; key updates have none, and each costs us as much as a small request (RFC 8446 4.6.3).
+DRY_BYTES = 64 * 1024
+DRY_SHARE = 64
+
+#: Makes the engine of a connection, and names the context that it belongs to.
+Maker = Callable[[], "tuple[TlsContext, TlsEngine]"]
+
+# As in `stream`.
+_OPENING, _OPEN, _LINGERING = State.OPENING, State.OPEN, State.LINGERING
+
+
+class TlsStream(Stream):
+    """Either end of a mutual-TLS connection; which one is the engine's business."""
+
+    context: TlsContext
+    engine: TlsEngine
+
+    def __init__(self, user: StreamUser, hub: Hub, make: Maker, limit: float) -> None:
+        """``limit`` is the time that the handshake may take, in seconds.
+
+        ``make`` is called when the connection stands, in the turn of the loop in which it enters the registry: so a
+        reload either finds it there or is over, and no handshake is begun with what is no longer in force.
+        """
+        super().__init__(user, hub)
+        self._make = make
+        self._limit = limit
+        self._dry = 0
+        self._begun = 0.0
+        self._shaking = False  # the handshake is under way; ours to count down when it ends, however it ends
+        self._told_end = False
+
+    # -- what the event loop calls ----------------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        """Feeds the engine; hands decrypted data to the user, or drives the handshake."""
+        state = self.state
+        if state is _OPEN:
+            self._dry += len(data)
+            self.engine.receive(data)
+            self._read()
+        elif state is _OPENING:
+            self.engine.receive(data)
+            self._step()
+        elif state is _LINGERING:
+            self._discard(len(data))
+
+    def eof_received(self) -> bool:
+        """Tells a clean end (close_notify came) from a truncated one."""
+        self._peer_done = True
+        if self.state is _OPENING:
+            self.engine.receive_eof()
+            self._step()
+        elif self.state is _OPEN:
+            self.engine.receive_eof()
+            self._read()
+        elif self.state is _LINGERING:
+            self._close_transport()
+        return True
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Gives the handshake's place back before the end is passed on."""
+        if self.state is _OPENING:
+            # Reset by the peer in the middle of its handshake: refused like one that ended politely.
+            self.engine.receive_eof()
+            self._step()
+        self._shaken("closed")
+        super().connection_lost(exc)
+
+    # -- the handshake ------------------------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        self.context, self.engine = self._make()
+        self._shaking = True
+        if self.context.role is Role.SERVER:
+            # Ours towards an upstream are bounded by `upstream_connections`, and must not keep callers out.
+            self._take_place()
+        self._begun = self.hub.clock.monotonic()
+        self.read_deadline = self._begun + self._limit
+        self._step()
+
+    def give_way(self) -> None:
+        """Ends a handshake for another one's sake."""
+        self._refuse(HandshakeLimitError())
+        self.abort()
+
+    def _take_place(self) -> None:
+        """Takes a place among the handshakes. The oldest gives way: whoever just sits there must not keep others out."""
+        waiting = self.hub.handshaking
+        if len(waiting) >= self.hub.limits.handshakes:
+            oldest = next(iter(waiting))
+            self.hub.metrics.limit_hits_total.labels("handshakes").inc()
+            oldest.give_way()
+        waiting[self] = None
+
+    def _step(self) -> None:
+        try:
+            done = self.engine.handshake(self.hub.clock.wall())
+        except SidecarError as error:
+            self._refuse(error)
+            return
+        self._send_records()
+        if not done:
+            return
+        self.state = _OPEN
+        self.read_deadline = NEVER
+        self.peer = self.engine.peer
+        self._shaken("ok")
+        self.user.opened()
+        if self.state is _OPEN:
+            self._read()
+
+    def _refuse(self, error: SidecarError) -> None:
+        """Ends a handshake: an alert of OpenSSL's is flushed, a refusal of our own sends nothing more."""
+        if isinstance(error, TlsError) and error.alert_sent:
+            self._send_records()
+        self._shaken(str(error.code))
+        self.user.failed(error)
+        self._linger()
+
+    def _shaken(self, result: str) -> None:
+        """Counts the end of the handshake, once."""
+        if not self._shaking:
+            return
+        self._shaking = False
+        self.hub.handshaking.pop(self, None)
+        metrics = self.hub.metrics
+        engine = self.engine
+        metrics.handshakes_total.labels(str(self.context.role), result, "true" if engine.resumed else "false").inc()
+        if result == "ok":
+            metrics.handshake_duration_seconds.observe(self.hub.clock.monotonic() - self._begun)
+
+    # -- data -----------------------------------------------------------------------------------------------------------
+
+    def _read(self) -> None:
+        try:
+            self._drain()
+        except TlsError as error:
+            self._broken(error)
+
+    def _drain(self) -> None:
+        engine = self.engine
+        data = engine.read()
+        if data:
+            self._dry = max(0, self._dry - DRY_SHARE * len(data))
+            self.user.received(data)
+        self._send_records()
+        if self._dry > DRY_BYTES or (self.writing_paused and self.unsent > UNSENT_BYTES):
+            self.abort()
+            return
+        if engine.ended and not self._told_end and self.state is _OPEN:
+            if not (engine.eof or engine.truncated):
+                engine.read()  # raises what came behind the data
+            self._told_end = True
+            self.user.ended(clean=engine.eof)
+
+    def _write(self, data: bytes) -> None:
+        self.engine.write(data)
+        self._send_records()
+
+    def _send_records(self) -> None:
+        records = self.engine.to_send()
+        state = self.state
+        # Once our side has ended nothing more may follow: an answer to a key update, say.
+        if records and self._transport is not None and (state is _OPEN or state is _OPENING):
+            self.written += len(records)
+            self._transport.write(records)
+
+    def _broken(self, error: TlsError) -> None:
+        # After the handshake the peer broke the protocol (a bad record, a forbidden message): OpenSSL's alert goes out.
+        if error.alert_sent:
+            self._send_records()
+        if not self._told_end:
+            self._told_end = True
+            self.user.ended(clean=False)
+        if self.state is _OPEN:
+            self._linger()
+
+    def _farewell(self) -> None:
+        self.engine.close()
+        self._send_records()
+
+    def _expired(self, which: Expiry) -> None:
+        if self.state is _OPENING:
+            self._refuse(HandshakeTimeoutError())
+        else:
+            super()._expired(which)

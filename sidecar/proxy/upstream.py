@@ -1,0 +1,226 @@
+"""One connection to an upstream: sends one request at a time and reads its response."""
+
+from __future__ import annotations
+
+import select
+from typing import TYPE_CHECKING
+
+from sidecar.http.errors import HttpError
+from sidecar.http.receiver import ResponseReceiver
+from sidecar.proxy.failure import ProxyCode
+from sidecar.proxy.stream import NEVER, Expiry, State, Stream
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from sidecar.errors import SidecarError
+    from sidecar.http.messages import Field, ResponseHead
+    from sidecar.proxy.exchange import Exchange
+    from sidecar.proxy.hub import Hub
+    from sidecar.proxy.pool import Pool
+    from sidecar.telemetry.record import Context
+
+#: RFC 9110 6.4.1: responses that have no body, whatever they say.
+BODILESS = frozenset({204, 304})
+
+
+class Upstream:
+    """The client side of HTTP/1.1 on one stream; belongs to one pool and serves one exchange at a time."""
+
+    def __init__(self, pool: Pool, ready: asyncio.Future[Upstream]) -> None:
+        self.pool = pool
+        self.hub: Hub = pool.hub
+        self.exchange: Exchange | None = None
+        #: Whether it has served a request before: the destination has learnt from it (`Destination.settled`).
+        self.settled = False
+        self.context: Context | None = None
+        self.stream: Stream = pool.destination.stream(self)
+        self._ready = ready
+        self._receiver = ResponseReceiver(self, self.hub.http_limits)
+        self._answered = False  # the response of the current exchange is complete
+        self._doubtful = False  # that response leaves a doubt about where the next one begins
+        self._poll = select.poll()
+        self._received = 0
+        self._mark = 0
+        self._write_mark = 0
+
+    # -- the life of an exchange --------------------------------------------------------------------------------
+
+    def begin(self, exchange: Exchange, method: bytes) -> None:
+        """Takes an exchange; its request is then sent through ``stream``."""
+        self.exchange = exchange
+        self._answered = self._doubtful = False
+        self._received = 0
+        self.stream.read_deadline = NEVER
+        self._receiver.expect(method)
+
+    def await_answer(self) -> None:
+        """The request is complete: from now on the upstream's time runs."""
+        if not self._answered:
+            self.stream.read_deadline = self.hub.clock.monotonic() + self.hub.limits.upstream_timeout
+
+    def readable(self) -> bool:
+        """Says whether bytes nobody asked for, or the upstream's goodbye, lie in the kernel unseen by the loop."""
+        return bool(self._poll.poll(0))
+
+    def drop(self) -> None:
+        """Ends the connection at once; the exchange has already been told or does not want to know."""
+        self.exchange = None
+        self._receiver.stop()
+        self.pool.forget(self)
+        if self.stream.state is not State.LINGERING:  # an alert of ours may be on its way
+            self.stream.abort()
+
+    # -- what the stream calls ----------------------------------------------------------------------------------
+
+    def connected(self) -> None:
+        """There is a connection, and its peer perhaps still to be proven: nothing to do yet."""
+
+    def opened(self) -> None:
+        """The connection is made and, over TLS, its peer proven."""
+        self.context = self.pool.destination.context(self.stream)
+        self._poll.register(self.stream.fileno, select.POLLIN)
+        if not self._ready.done():
+            self._ready.set_result(self)
+
+    def failed(self, error: SidecarError) -> None:
+        """The TLS handshake failed; nothing of any request was sent."""
+        if not self._ready.done():
+            self._ready.set_exception(error)
+
+    def received(self, data: bytes) -> None:
+        """Reads response bytes; passes them on and, at the end of the response, the exchange."""
+        exchange = self.exchange
+        if exchange is None:
+            # Nothing was asked: an idle connection that became readable is never used again (RFC 9112 9.3).
+            self.drop()
+            return
+        self._received += len(data)
+        try:
+            self._receiver.feed(data)
+        except HttpError as error:
+            if not self._answered:
+                self._fail(ProxyCode.UPSTREAM_BAD_RESPONSE, error)
+                return
+            # The response was whole; what follows it belongs to nobody and goes nowhere.
+        except Exception:
+            self._fail(ProxyCode.INTERNAL)
+            raise  # the event loop tells whoever listens for the unexpected
+        exchange.flush_downstream()
+        if self._answered:
+            self._settle(exchange)
+
+    def ended(self, *, clean: bool) -> None:
+        """The upstream will send no more."""
+        exchange = self.exchange
+        if exchange is None:
+            self.drop()
+            return
+        try:
+            self._receiver.eof(clean=clean)
+        except HttpError as error:
+            self._fail(ProxyCode.UPSTREAM_TRUNCATED if exchange.response_started else ProxyCode.UPSTREAM_RESET, error)
+            return
+        exchange.flush_downstream()
+        if self._answered:
+            self._settle(exchange)
+        elif self.exchange is not None:
+            self._fail(ProxyCode.UPSTREAM_RESET)
+
+    def lost(self) -> None:
+        """The connection is gone."""
+        self.pool.forget(self)
+        if not self._ready.done():
+            self._ready.set_exception(ConnectionResetError())
+        if self.exchange is not None:
+            self._fail(ProxyCode.UPSTREAM_TRUNCATED if self.exchange.response_started else ProxyCode.UPSTREAM_RESET)
+
+    def writable(self, *, yes: bool) -> None:
+        """Slows the downstream peer down to what the upstream takes."""
+        if yes:
+            self.stream.write_deadline = NEVER
+        else:
+            self._arm_write()
+        if self.exchange is not None:
+            self.exchange.upstream_writable(yes=yes)
+
+    def expired(self, which: Expiry) -> None:
+        """A time limit has passed."""
+        exchange = self.exchange
+        if exchange is None:
+            self.pool.forget(self)
+            self.stream.close()
+        elif which is Expiry.WRITE:
+            self._slow_reader()
+        elif not exchange.response_started:
+            self._fail(ProxyCode.UPSTREAM_TIMEOUT)
+        elif self.stream.reading_paused or self._received != self._mark:
+            self._mark = self._received
+            self.stream.read_deadline = self.hub.clock.monotonic() + self.hub.limits.stream_idle_timeout
+        else:
+            self._fail(ProxyCode.STREAM_IDLE)
+
+    # -- what the receiver calls --------------------------------------------------------------------------------
+
+    def on_informational(self, head: ResponseHead) -> None:
+        """Passes a 1xx response on."""
+        if self.exchange is not None:
+            self.exchange.on_informational(head)
+
+    def on_response(self, head: ResponseHead) -> None:
+        """Passes the final response's head on."""
+        exchange = self.exchange
+        if exchange is None:
+            return
+        # An upstream that answers while the request is still on its way may never read the rest of it, and take that
+        # for the next request (threat 36). One that sends a body where there is none, as a careless handler of HEAD
+        # does, would have it taken for the next response (threat 37). Such a connection serves no other request.
+        bodiless = head.status in BODILESS or exchange.head.method == b"HEAD"
+        self._doubtful = bodiless or not exchange.request_done or self.stream.unsent > 0
+        self.stream.read_deadline = self.hub.clock.monotonic() + self.hub.limits.stream_idle_timeout
+        exchange.on_response(head)
+
+    def on_data(self, data: bytes) -> None:
+        """Passes body bytes on."""
+        if self.exchange is not None:
+            self.exchange.on_response_data(data)
+
+    def on_end(self, trailers: list[Field]) -> None:
+        """The response is complete."""
+        self._answered = True
+        if self.exchange is not None:
+            self.exchange.on_response_end(trailers)
+
+    # -- the end of an exchange ---------------------------------------------------------------------------------
+
+    def _settle(self, exchange: Exchange) -> None:
+        """Gives the connection back, or closes it, and only then lets the next request begin.
+
+        In this order, so that bytes after the response in the same read can never be taken for the answer to the
+        next request (threat 37).
+        """
+        self.exchange = None
+        if self._receiver.reusable and not self._doubtful and not self.stream.closed:
+            self.pool.release(self)
+        else:
+            self.pool.forget(self)
+            self.stream.close()
+        exchange.complete()
+
+    def _fail(self, code: ProxyCode, cause: SidecarError | None = None) -> None:
+        exchange = self.exchange
+        stale = self.settled and self._received == 0
+        self.drop()
+        if exchange is not None:
+            exchange.upstream_failed(code, cause, stale=stale)
+
+    def _arm_write(self) -> None:
+        self._write_mark = self.stream.delivered
+        self.stream.write_deadline = self.hub.clock.monotonic() + self.hub.limits.stall_timeout
+
+    def _slow_reader(self) -> None:
+        limits = self.hub.limits
+        if self.stream.delivered - self._write_mark >= limits.min_rate * limits.stall_timeout:
+            self._arm_write()
+        else:
+            self._fail(ProxyCode.UPSTREAM_STALLED)

@@ -1,0 +1,1 @@
+"""What the proxy tells: the access log, its own messages, and metrics."""

@@ -1,0 +1,111 @@
+"""Records as lines: one JSON object, one line, always, whatever the peer sent.
+
+Written out by hand because it runs for every request: what a connection's lines share is encoded once (`Context`), the
+date once a second, and the rest is put together in one pass (about a third of the time that ``json.dumps`` takes).
+"""
+
+from __future__ import annotations
+
+import time
+from math import isfinite
+from typing import TYPE_CHECKING
+
+from sidecar.telemetry.record import Event
+from sidecar.telemetry.text import quoted
+
+if TYPE_CHECKING:
+    from sidecar.telemetry.record import Decision, Record, Text
+
+#: The last second that RFC 3339 has a year for.
+LAST_SECOND = 253402300799
+
+_EVENTS = {event: f'Z","event":"{event.value}"' for event in Event}
+# RFC 9110 9.1 and RFC 5789: what nearly every request uses. Any other method is quoted like any other text.
+_METHODS: dict[str | bytes, str] = {
+    name: f',"http.method":"{name.decode()}"'
+    for name in (b"GET", b"POST", b"PUT", b"DELETE", b"PATCH", b"HEAD", b"OPTIONS")
+}
+#: Outcomes remembered; a policy has as many as it has rules and reasons.
+OUTCOMES = 1024
+
+
+class _Stamp:
+    """The text of the current second: it changes once a second, lines come by the thousand."""
+
+    __slots__ = ("second", "text")
+
+    def __init__(self) -> None:
+        self.second = -1
+        self.text = ""
+
+    def of(self, moment: float) -> str:
+        """``2026-01-31T12:00:00.000`` in UTC (RFC 3339 5.6, without its ``Z``)."""
+        # A clock that has gone mad still gives a line that can be read.
+        if not 0 <= moment <= LAST_SECOND:
+            moment = 0.0
+        second = int(moment)
+        if second != self.second:
+            self.text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+            self.second = second
+        return f"{self.text}.{int((moment - second) * 1000):03d}"
+
+
+class _Outcomes(dict[tuple["Decision | None", "str | None", "str | None", "str | None"], str]):
+    """The part of a line that repeats itself with every request a rule allows: bounded, and made again when asked."""
+
+    def __missing__(self, key: tuple[Decision | None, str | None, str | None, str | None]) -> str:
+        if len(self) >= OUTCOMES:
+            self.clear()
+        names = ("decision", "decision.rule", "decision.reason", "policy.version")
+        members = zip(names, key, strict=True)
+        self[key] = text = "".join(f',"{name}":{quoted(value)}' for name, value in members if value is not None)
+        return text
+
+
+_stamp = _Stamp()
+_outcomes = _Outcomes()
+
+
+def encode(record: Record) -> bytes:
+    """Returns the record as one line of JSON, with its line feed."""
+    line = '{"time":"' + _stamp.of(record.time) + _EVENTS[record.event]
+    for context in record.contexts:
+        line += context.json
+    if record.dst_name is not None:
+        line += f',"dst.name":{quoted(record.dst_name)}'
+    line += _http(record)
+    line += _outcomes[record.decision, record.decision_rule, record.decision_reason, record.policy_version]
+    if record.decision_id is not None:
+        line += f',"decision.id":{quoted(record.decision_id)}'
+    if record.session_id is not None:
+        line += f',"session.id":{quoted(record.session_id)}'
+    if record.trace_id is not None:
+        line += f',"trace.id":{quoted(record.trace_id)}'
+    if record.error is not None:
+        line += f',"error":{quoted(record.error)}'
+    return (line + "}\n").encode("ascii")
+
+
+def _http(record: Record) -> str:
+    part = ""
+    method = record.http_method
+    if method is not None:
+        part = _METHODS.get(method) or f',"http.method":{quoted(method)}'
+    if record.http_path is not None:
+        part += f',"http.path":{quoted(_without_query(record.http_path))}'
+    if record.http_status is not None:
+        part += f',"http.status":{record.http_status:d}'
+    if record.bytes_sent is not None:
+        part += f',"bytes_sent":{record.bytes_sent:d}'
+    if record.bytes_received is not None:
+        part += f',"bytes_received":{record.bytes_received:d}'
+    if record.duration_ms is not None and isfinite(record.duration_ms):
+        part += f',"duration_ms":{record.duration_ms:.3f}'
+    return part
+
+
+def _without_query(path: Text) -> Text:
+    # A query can hold a secret. Whoever fills a record has cut it off; that is too little to rely on.
+    if isinstance(path, bytes):
+        return path.partition(b"?")[0]
+    return path.partition("?")[0]

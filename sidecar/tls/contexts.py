@@ -1,0 +1,222 @@
+"""TLS contexts: the only place that names protocol versions and ALPN, and the only one that makes ``ssl.SSLContext``.
+
+Mutual TLS 1.3 and nothing else. What is set here, and why:
+
+* Minimum and maximum version 1.3, so there is no renegotiation and no compression to switch off (RFC 8446 4.1.2 removed
+  both). No early data: OpenSSL's default of 0 bytes is never changed, and Python has no way to change it.
+* The groups are OpenSSL's own list: newer releases put a post-quantum hybrid first by themselves.
+* A certificate is always required, and host names are never compared: who a peer is stands in its SPIFFE ID.
+* Trust is exactly what the bundles hold. A plain ``SSLContext`` does not look at the system's store and does not honour
+  SSLKEYLOGFILE; the helper functions of ``ssl`` that do both are banned by lint.
+* ``PARTIAL_CHAIN``: an authority in a bundle is an anchor even if it is not self-signed, as SPIFFE bundles may hold
+  intermediate authorities.
+* One session ticket a handshake: a connection uses one and gets the next, and each one costs the server 0.1 ms.
+
+A context also decides who the peer is (:meth:`TlsContext.prove`), because the verdict lives as long as the context: a
+reload makes new contexts, so neither tickets nor remembered peers survive a change.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from sidecar.errors import ConfigurationError, LocalError
+from sidecar.identity.peer import Peer, Role
+from sidecar.identity.verify import verify
+from sidecar.tls.chain import presented_chain
+from sidecar.tls.failure import TlsCode, TlsError, reason_of
+from sidecar.tls.handover import path_holding
+from sidecar.tls.memory import PeerMemory, SessionStore
+
+if TYPE_CHECKING:
+    from sidecar.identity.bundle import Bundles
+    from sidecar.identity.spiffe import TrustDomain
+
+#: What an HTTP listener or entry offers; a tcp one offers ().
+HTTP_ALPN = ("http/1.1",)
+#: Session tickets that a server sends after a full handshake; after a resumed one OpenSSL always sends one.
+TICKETS = 1
+
+_SSLContext = ssl.SSLContext  # noqa: TID251 - made in this file, and nowhere else
+
+#: A check of the peer that was proven: returns, or raises a PeerError.
+Expectation = Callable[[Peer], None]
+
+
+class ContextCode(StrEnum):
+    """Why no context can be made; part of the output and of the log, never renamed."""
+
+    CREDENTIALS = "tls_credentials_unusable"
+    HANDOVER = "tls_handover_failed"
+    AUTHORITIES = "tls_authorities_unusable"
+    NO_AUTHORITY = "tls_no_authority"
+
+
+class ContextError(ConfigurationError):
+    """OpenSSL does not take what the configuration gives it. Messages never hold any part of a key."""
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """Our own identity as bytes that were read and checked once.
+
+    ``certificate_pem``: the chain, leaf first. ``key_pem``: the leaf's private key, unencrypted.
+    """
+
+    certificate_pem: bytes
+    key_pem: bytes
+
+    def __repr__(self) -> str:
+        return "Credentials(…)"
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Everything a context is made of, kept so that it can have a successor."""
+
+    role: Role
+    credentials: Credentials
+    bundles: Bundles
+    alpn: tuple[str, ...]
+    expect: Expectation | None = None
+
+
+def server_context(credentials: Credentials, bundles: Bundles, alpn: tuple[str, ...] = HTTP_ALPN) -> TlsContext:
+    """Makes a listener's context: OpenSSL trusts the union of all bundles, ``prove`` the leaf's own domain alone.
+
+    Raises ContextError, or LocalError where the machine cannot hold the credentials in memory.
+    """
+    return TlsContext(Recipe(Role.SERVER, credentials, dict(bundles), alpn))
+
+
+def client_context(
+    credentials: Credentials,
+    bundles: Bundles,
+    trust_domain: TrustDomain,
+    expect: Expectation,
+    alpn: tuple[str, ...] = HTTP_ALPN,
+) -> TlsContext:
+    """Makes an outbound entry's context, which trusts the bundle of the peer's trust domain and no other.
+
+    ``expect`` is called with every proven peer, on full and on resumed handshakes, and raises where the name or the key
+    is not the one that was asked for. Raises as ``server_context``.
+    """
+    bundle = bundles.get(trust_domain)
+    return TlsContext(Recipe(Role.CLIENT, credentials, {trust_domain: bundle} if bundle else {}, alpn, expect))
+
+
+class TlsContext:
+    """An ``ssl.SSLContext`` with our role and with what was learnt through it.
+
+    ``role`` is our own; ``sessions`` is the store of a client's sessions, which its owner fills and empties.
+    """
+
+    __slots__ = ("_memory", "_recipe", "role", "sessions", "sslcontext")
+
+    def __init__(self, recipe: Recipe) -> None:
+        self._recipe = recipe
+        self._memory = PeerMemory()
+        self.role = recipe.role
+        self.sessions = SessionStore()
+        self.sslcontext = _ssl_context(recipe)
+
+    @property
+    def full(self) -> bool:
+        """Says that enough peers are remembered: new connections should use :meth:`successor`."""
+        return self._memory.full
+
+    def successor(self) -> TlsContext:
+        """Makes a fresh context of the same inputs. Old tickets fall back to a full handshake there."""
+        return TlsContext(self._recipe)
+
+    def prove(self, connection: ssl.SSLObject, now: float) -> Peer:
+        """Decides who is at the other end of a connection whose handshake OpenSSL has finished.
+
+        OpenSSL has proven that the peer holds the leaf's key and that the leaf chains to something we trust; which
+        SPIFFE ID may come from which authority is decided here. Raises VerificationError, TlsError, or what the
+        expectation raises.
+        """
+        leaf = connection.getpeercert(binary_form=True)
+        if leaf is None:
+            raise TlsError(TlsCode.NO_CERTIFICATE, "the connection belongs to no certificate")
+        if connection.session_reused:
+            peer = self._memory.recall(hashlib.sha256(leaf).digest(), now)
+        else:
+            peer = self._prove_chain(leaf, presented_chain(connection), now)
+        if self._recipe.expect is not None:
+            self._recipe.expect(peer)
+        return peer
+
+    def _prove_chain(self, leaf: bytes, chain: list[bytes], now: float) -> Peer:
+        # The key that was proven is the leaf's. A list that began with any other certificate would let a caller present
+        # somebody else's, so what Python says about the order is not taken on trust.
+        if chain[:1] != [leaf]:
+            raise TlsError(
+                TlsCode.BAD_CERTIFICATE, "the chain does not begin with the certificate whose key was proven"
+            )
+        # Every certificate is a DER SEQUENCE with its own length, so the concatenation is unambiguous.
+        digest = hashlib.sha256(b"".join(chain)).digest()
+        peer = self._memory.recognise(digest, now)
+        if peer is None:
+            presented = Role.CLIENT if self.role is Role.SERVER else Role.SERVER
+            peer = verify(chain, self._recipe.bundles, role=presented, now=now)
+            self._memory.remember(peer, digest)
+        return peer
+
+
+def _ssl_context(recipe: Recipe) -> _SSLContext:
+    server = recipe.role is Role.SERVER
+    context = _SSLContext(ssl.PROTOCOL_TLS_SERVER if server else ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.maximum_version = ssl.TLSVersion.TLSv1_3
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    # An end without close_notify is a truncation (RFC 8446 6.1), whatever OpenSSL's configuration file says.
+    context.options &= ~getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
+    if recipe.alpn:
+        context.set_alpn_protocols(list(recipe.alpn))
+    if server:
+        context.num_tickets = TICKETS
+    _trust(context, recipe.bundles)
+    _present(context, recipe.credentials)
+    return context
+
+
+def _trust(context: _SSLContext, bundles: Bundles) -> None:
+    authorities = b"".join(der for bundle in bundles.values() for der in bundle.der())
+    if not authorities:
+        raise ContextError(
+            ContextCode.NO_AUTHORITY,
+            "no trust bundle for the peers of this connection",
+            hint="name the peer's trust domain and its bundle under `identity.trust`",
+        )
+    try:
+        context.load_verify_locations(cadata=authorities)
+    except ssl.SSLError as error:
+        raise ContextError(
+            ContextCode.AUTHORITIES,
+            f"OpenSSL does not take the trust bundles ({reason_of(error) or 'no reason given'})",
+        ) from error
+
+
+def _present(context: _SSLContext, credentials: Credentials) -> None:
+    try:
+        with path_holding(credentials.certificate_pem) as certificate, path_holding(credentials.key_pem) as key:
+            # Without a password OpenSSL would ask for one on the terminal and stop the process.
+            context.load_cert_chain(certificate, key, password="")
+    except ssl.SSLError as error:
+        raise ContextError(
+            ContextCode.CREDENTIALS,
+            f"OpenSSL does not take the certificate with its key ({reason_of(error) or 'no reason given'})",
+            hint="check that `identity.certificate` and `identity.key` belong together",
+        ) from None
+    except OSError as error:
+        raise LocalError(
+            ContextCode.HANDOVER, f"the certificate and its key cannot be handed to OpenSSL: {error.strerror}"
+        ) from error

@@ -1,0 +1,261 @@
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidecar.cli import main
+from sidecar.cli.check import summary
+from sidecar.clock import Clock
+from sidecar.config.effective import policy_version
+from tests.support.ca import DAY, HOUR, Ca, Identity
+from tests.support.configuration import OTHER_PIN, PIN, VALID, Workspace, edit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+ALLOW = VALID[VALID.index("    allow:") : VALID.index("outbound:")]
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    """Certificates that are valid now: the command has the clock of the machine."""
+    return Workspace(tmp_path, now=Clock().wall())
+
+
+@pytest.fixture(scope="module")
+def shared_workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    return Workspace(tmp_path_factory.mktemp("check"), now=Clock().wall())
+
+
+def lines(workspace: Workspace, text: str = VALID, *, after: float = 0.0) -> list[str]:
+    return list(summary(workspace.load(text), workspace.now + after))
+
+
+def test_a_file_without_faults(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    path = workspace.write()
+    assert main(["check", str(path)]) == 0
+    said = capsys.readouterr()
+    assert said.err == ""
+    assert said.out.startswith(f"{path}: no faults\n")
+
+
+def test_faults_go_to_stderr_and_the_code_is_two(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    path = workspace.write(edit("name: in", "name: IN", edit("    peer:", "    pins: []\n    peer:")))
+    assert main(["check", str(path)]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err == (
+        f'{path}:8: inbound[0].name: "IN" is not a name\n'
+        "    a name is 1 to 63 of the characters a-z, 0-9 and -\n"
+        f"{path}:21: outbound[0].pins: the list of pins is empty: it names no key\n"
+        "    name at least one pin, or remove the key to let chain and name decide\n"
+        f"{path}: 2 faults\n"
+    )
+
+
+def test_a_file_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "/nowhere/x.yaml"]) == 2
+    assert capsys.readouterr().err == (
+        "/nowhere/x.yaml: does not exist\n    correct the path, or the file\n/nowhere/x.yaml: 1 fault\n"
+    )
+
+
+def test_the_summary(workspace: Workspace) -> None:
+    config = workspace.load().config
+    assert lines(workspace) == [
+        f"{workspace.folder / 'planner.yaml'}: no faults",
+        "  identity  spiffe://example.org/agent/planner/1",
+        f"            pin {workspace.identity.pin}, key protection software",
+        *[line for line in lines(workspace) if line.startswith("            valid until ")],
+        "  trust     example.org: 1 authority",
+        "  inbound   in: 127.0.0.1:8443 (mutual TLS) -> http://127.0.0.1:8080",
+        "              allow spiffe://example.org/agent/planner/*, 1 pin, methods GET POST, paths /mcp /tools/**",
+        "  outbound  out: 127.0.0.1:14001 -> tools.example.org:8443 (mutual TLS)",
+        "              peer spiffe://example.org/agent/tools/*",
+        "              called tools.internal",
+        f"  admin     unix:{workspace.folder}/admin.sock",
+        "  health    127.0.0.1:14021",
+        "  log       stdout",
+        f"  policy    version {policy_version(config)}",
+        "  unsafe    nothing",
+        "  note      the certificate expires soon; afterwards nothing is let through",
+        "            a software key can be copied by whoever can read its file: for development",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("lifetime", "left"),
+    [
+        (6 * DAY + 23 * HOUR, "6 days 23 hours"),
+        (DAY + 1, "1 day 1 second"),
+        (90, "1 minute 30 seconds"),
+        (0.2, "0 seconds"),
+    ],
+)
+def test_how_long_the_certificate_lives(workspace: Workspace, lifetime: float, left: str) -> None:
+    workspace.ca.leaf(lifetime=10 * DAY).write(workspace.folder, "planner")
+    loaded = workspace.load()
+    until = loaded.material.svid.not_after
+    (line,) = [line for line in summary(loaded, until - lifetime) if "valid until" in line]
+    assert line.endswith(f" UTC ({left} left)")
+    noted = any("expires soon" in line for line in summary(loaded, until - lifetime))
+    assert noted is (lifetime < DAY)
+
+
+def test_what_is_unsafe_is_said(workspace: Workspace) -> None:
+    text = edit("http://127.0.0.1:8080", "http://10.0.0.5:8080\n    unsafe_plaintext_forward: true")
+    text = edit("127.0.0.1:14001", "0.0.0.0:14001\n    unsafe_plaintext_listen: true", text)
+    text = edit("127.0.0.1:14021", "0.0.0.0:14021", text)
+    found = lines(workspace, text)
+    start = found.index("  unsafe    inbound in: requests cross the network to 10.0.0.5:8080 in clear")
+    assert found[start + 1] == "            outbound out: whoever reaches 0.0.0.0:14001 speaks with our identity"
+    assert "            health and metrics can be read from the network" in found
+
+
+def test_a_flag_that_is_not_needed_is_not_unsafe(workspace: Workspace) -> None:
+    text = edit("http://127.0.0.1:8080", "http://127.0.0.1:8080\n    unsafe_plaintext_forward: true")
+    assert "  unsafe    nothing" in lines(workspace, text)
+
+
+def test_pins_of_a_peer_are_counted(workspace: Workspace) -> None:
+    found = lines(workspace, edit("    peer:", f"    pins: ['{PIN}', '{OTHER_PIN}']\n    peer:"))
+    assert "              peer spiffe://example.org/agent/tools/*, 2 pins" in found
+
+
+def test_what_is_not_there_is_not_in_the_summary(workspace: Workspace) -> None:
+    text = edit("health:\n  listen: 127.0.0.1:14021\n", "access_log: a.json\n")
+    found = lines(workspace, edit("    hosts: [tools.internal]\n", "", text))
+    assert not any("health" in line or "called" in line for line in found)
+    assert f"  log       {workspace.folder}/a.json" in found
+
+
+def test_many_rules_are_cut(workspace: Workspace) -> None:
+    rules = "".join(f"      - caller: spiffe://example.org/agent/a{n}\n" for n in range(25))
+    found = lines(workspace, edit(ALLOW, f"    allow:\n{rules}"))
+    assert sum("allow spiffe://" in line for line in found) == 20
+    assert "              and 5 rules more" in found
+
+
+def test_several_authorities(workspace: Workspace) -> None:
+    other = Ca(key="next", now=workspace.now)
+    (workspace.folder / "ca.crt").write_bytes(workspace.ca.pem + other.pem)
+    assert "  trust     example.org: 2 authorities" in lines(workspace)
+
+
+@pytest.mark.threat(1)
+@pytest.mark.parametrize("content", [None, b"", b"garbage"])
+def test_threat_1_a_bundle_that_is_none_ends_with_two_and_names_the_file(
+    workspace: Workspace, content: bytes | None
+) -> None:
+    path = workspace.folder / "ca.crt"
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    done = subprocess.run(
+        [sys.executable, "-m", "sidecar", "check", str(workspace.write())], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert str(path) in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.threat(1)
+def test_threat_1_a_bundle_that_we_may_not_read(capsys: pytest.CaptureFixture[str]) -> None:
+    with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
+        workspace = Workspace(Path(name), now=Clock().wall())
+        path = workspace.write()
+        assert main(["check", str(path)]) == 0
+        (workspace.folder / "ca.crt").chmod(0)
+        if os.geteuid() == 0:  # root may read everything: be somebody else for a moment
+            workspace.folder.chmod(0o755)
+            os.chown(workspace.folder / "planner.key", 65534, 65534)
+            os.seteuid(65534)
+            stack.callback(os.seteuid, 0)
+        assert main(["check", str(path)]) == 2
+        first = capsys.readouterr().err.splitlines()[0]
+        assert first == f"{path}:6: identity.trust.example.org: {name}/ca.crt: cannot be read: permission denied"
+
+
+def full_device() -> Iterator[int]:
+    descriptor = os.open("/dev/full", os.O_WRONLY)
+    yield descriptor
+    os.close(descriptor)
+
+
+def closed_pipe() -> Iterator[int]:
+    reading, writing = os.pipe()
+    os.close(reading)
+    yield writing
+    os.close(writing)
+
+
+@pytest.mark.parametrize(
+    ("opened", "said"),
+    [
+        pytest.param(
+            full_device,
+            "sidecar: No space left on device\n",
+            marks=pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux"),
+        ),
+        pytest.param(closed_pipe, ""),
+    ],
+)
+def test_a_stdout_that_takes_nothing_is_no_defect(
+    workspace: Workspace, opened: Callable[[], Iterator[int]], said: str
+) -> None:
+    """Buffered or not: neither a second message of the interpreter nor its exit code 120."""
+    for unbuffered in ("", "1"):
+        with contextlib.contextmanager(opened)() as stdout:
+            done = subprocess.run(
+                [sys.executable, "-m", "sidecar", "check", str(workspace.write())],
+                stdout=stdout,
+                stderr=subprocess.PIPE,
+                text=True,
+                check=False,
+                env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+            )
+        assert (done.returncode, done.stderr) == (1, said)
+
+
+@pytest.mark.threat(60)
+def test_threat_60_the_key_is_nowhere_in_what_is_said(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    body = workspace.identity.key_pem.splitlines()[1].decode()
+    indented = workspace.identity.key_pem.decode().replace("\n", "\n    ")
+    assert main(["check", str(workspace.write())]) == 0
+    assert main(["check", str(workspace.write(edit("key: planner.key", f"key: |\n    {indented}")))]) == 2
+    (workspace.folder / "planner.key").chmod(0o644)
+    assert main(["check", str(workspace.write())]) == 2
+    foreign = Identity(workspace.identity.chain, Ca("b.org").key)
+    foreign.write(workspace.folder, "planner")
+    assert main(["check", str(workspace.write())]) == 2
+    said = capsys.readouterr()
+    assert body[:16] not in said.out + said.err
+    assert "a secret stands in the configuration file" in said.err
+
+
+@given(st.text() | st.binary(max_size=200), st.integers(0, len(VALID)), st.integers(0, 60))
+def test_no_configuration_file_makes_check_raise(
+    shared_workspace: Workspace, junk: str | bytes, where: int, cut: int
+) -> None:
+    """Invariant: whatever the file holds, check exits 0 or 2, says something, and has no internal error."""
+    data = junk if isinstance(junk, bytes) else junk.encode("utf-8", "surrogatepass")
+    valid = VALID.encode()
+    for content in (data, valid[:where] + data + valid[where + cut :]):
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = main(["check", str(shared_workspace.write(content))])
+        assert code in {0, 2}
+        assert bool(out.getvalue()) is (code == 0)
+        assert bool(err.getvalue()) is (code == 2)
+        assert "internal error" not in err.getvalue()

@@ -1,0 +1,248 @@
+from __future__ import annotations
+
+import pytest
+
+from sidecar.config.faults import ConfigCode
+from sidecar.identity.pattern import IdPatternCode
+from sidecar.identity.pins import PinCode
+from sidecar.identity.spiffe import SpiffeIdCode
+from sidecar.policy.paths import PatternCode
+from sidecar.policy.routes import RouteCode
+from tests.support.configuration import PIN, VALID, Workspace, edit, line_of
+
+ALLOW = VALID[VALID.index("    allow:") : VALID.index("outbound:")]
+CALLER = "      - caller: spiffe://example.org/agent/planner/*\n"
+
+
+def test_no_sni_for_an_ip_address(workspace: Workspace) -> None:
+    assert workspace.load(edit("tools.example.org:8443", "10.0.0.5:8443")).config.outbound[0].server_name is None
+
+
+def test_rules_are_named_by_their_place_unless_they_have_a_name(workspace: Workspace) -> None:
+    rules = "    allow:\n" + "".join(
+        f"      - caller: spiffe://example.org/agent/{n}\n" + (f"        name: rule-{n}\n" if n == "b" else "")
+        for n in ("a", "b", "c")
+    )
+    ids = [rule.id for rule in workspace.load(edit(ALLOW, rules)).config.inbound[0].allow]
+    assert ids == ["inbound.in.allow[0]", "rule-b", "inbound.in.allow[2]"]
+
+
+def test_a_rule_that_says_no_more_allows_any_key_method_and_path(workspace: Workspace) -> None:
+    (rule,) = workspace.load(edit(ALLOW, "    allow:\n" + CALLER)).config.inbound[0].allow
+    assert (rule.pins, rule.methods, rule.paths) == (frozenset(), frozenset(), ())
+
+
+# What is wrong: (the variant of the file, code, key path, message)
+BAD = {
+    # default deny
+    "allow missing": (edit(ALLOW, ""), ConfigCode.NO_CALLER, "inbound[0].allow", "no caller is named"),
+    "allow empty": (edit(ALLOW, "    allow: []\n"), ConfigCode.NO_CALLER, "inbound[0].allow", "no caller is named"),
+    "allow null": (edit(ALLOW, "    allow:\n"), ConfigCode.NO_CALLER, "inbound[0].allow", "no caller is named"),
+    "caller missing": (
+        edit(ALLOW, "    allow:\n      - methods: [GET]\n"),
+        ConfigCode.NO_CALLER,
+        "inbound[0].allow[0].caller",
+        "no caller is named",
+    ),
+    "peer missing": (
+        edit("    peer: spiffe://example.org/agent/tools/*\n", ""),
+        ConfigCode.NO_PEER,
+        "outbound[0].peer",
+        "no peer is named",
+    ),
+    "peer null": (
+        edit("    peer: spiffe://example.org/agent/tools/*\n", "    peer:\n"),
+        ConfigCode.NO_PEER,
+        "outbound[0].peer",
+        "no peer is named",
+    ),
+    # names of callers and peers
+    "wildcard trust domain": (
+        edit("spiffe://example.org/agent/planner/*", "spiffe://*/agent/planner"),
+        IdPatternCode.WILDCARD_TRUST_DOMAIN,
+        "inbound[0].allow[0].caller",
+        "the trust domain of a pattern is literal: 'spiffe://*/agent/planner'",
+    ),
+    "wildcard in the middle": (
+        edit("spiffe://example.org/agent/tools/*", "spiffe://example.org/*/tools"),
+        IdPatternCode.WILDCARD_NOT_LAST,
+        "outbound[0].peer",
+        "/* or /** stands at the end of a pattern, once: 'spiffe://example.org/*/tools'",
+    ),
+    "everybody of a trust domain": (
+        edit("spiffe://example.org/agent/tools/*", "spiffe://example.org/**"),
+        IdPatternCode.WILDCARD_WITHOUT_SEGMENT,
+        "outbound[0].peer",
+        "a wildcard stands only after a literal path segment",
+    ),
+    "upper case": (
+        edit("spiffe://example.org/agent/tools/*", "SPIFFE://example.org/agent/tools"),
+        SpiffeIdCode.WRONG_SCHEME,
+        "outbound[0].peer",
+        "a SPIFFE ID starts with spiffe:// in lower case, this is 'SPIFFE://example.org/agent/tools'",
+    ),
+    # pins
+    "short pin": (
+        edit(PIN, "sha256:abcd"),
+        PinCode.WRONG_LENGTH,
+        "inbound[0].allow[0].pins[0]",
+        "a pin is 32 bytes, this is 3",
+    ),
+    "pin of another hash": (
+        edit(PIN, "sha1:abcd"),
+        PinCode.WRONG_PREFIX,
+        "inbound[0].allow[0].pins[0]",
+        "a pin starts with sha256:, this is 'sha1:abcd'",
+    ),
+    "the same pin twice": (
+        edit(f'["{PIN}"]', f'["{PIN}", "{PIN}"]'),
+        ConfigCode.DUPLICATE_ITEM,
+        "inbound[0].allow[0].pins[1]",
+        f'"{PIN}" stands twice in the list',
+    ),
+    # methods and paths
+    "no method": (edit("[GET, POST]", "[]"), ConfigCode.EMPTY_LIST, "inbound[0].allow[0].methods", "the list is empty"),
+    "no path": (
+        edit("[/mcp, /tools/**]", "[]"),
+        ConfigCode.EMPTY_LIST,
+        "inbound[0].allow[0].paths",
+        "the list is empty",
+    ),
+    "TRACE": (
+        edit("[GET, POST]", "[TRACE]"),
+        ConfigCode.BAD_METHOD,
+        "inbound[0].allow[0].methods[0]",
+        "TRACE is never forwarded: callers are answered 405",
+    ),
+    "a relative path": (
+        edit("[/mcp, /tools/**]", "[mcp]"),
+        PatternCode.PATTERN_RELATIVE,
+        "inbound[0].allow[0].paths[0]",
+        "the path 'mcp' does not begin with /",
+    ),
+    # plaintext
+    "forward off loopback": (
+        edit("http://127.0.0.1:8080", "http://10.0.0.5:8080"),
+        ConfigCode.PLAINTEXT_FORWARD,
+        "inbound[0].forward",
+        "10.0.0.5 is not a loopback address: requests would cross the network in clear",
+    ),
+    "forward to a name": (
+        edit("http://127.0.0.1:8080", "http://agent.internal:8080"),
+        ConfigCode.PLAINTEXT_FORWARD,
+        "inbound[0].forward",
+        "agent.internal is not a loopback address: requests would cross the network in clear",
+    ),
+    "listen off loopback": (
+        edit("127.0.0.1:14001", "0.0.0.0:14001"),
+        ConfigCode.PLAINTEXT_LISTEN,
+        "outbound[0].listen",
+        "0.0.0.0 is not a loopback address: whoever reaches it would speak with our identity",
+    ),
+    "listen on IPv6 off loopback": (
+        edit("127.0.0.1:14001", '"[::]:14001"'),
+        ConfigCode.PLAINTEXT_LISTEN,
+        "outbound[0].listen",
+        ":: is not a loopback address: whoever reaches it would speak with our identity",
+    ),
+    # hosts
+    "wildcard host": (
+        edit("[tools.internal]", '["*.internal"]'),
+        RouteCode.HOST_WILDCARD,
+        "outbound[0].hosts[0]",
+        "the host '*.internal' has a wildcard",
+    ),
+    "no host": (edit("[tools.internal]", "[]"), ConfigCode.EMPTY_LIST, "outbound[0].hosts", "the list is empty"),
+    "the same host twice": (
+        edit("[tools.internal]", "[tools.internal, Tools.Internal]"),
+        ConfigCode.DUPLICATE_ITEM,
+        "outbound[0].hosts[1]",
+        '"Tools.Internal" stands twice in the list',
+    ),
+    # outbound paths and methods are of a later version, under no name that this one knows
+    "outbound methods": (
+        edit("    peer:", "    methods: [GET]\n    peer:"),
+        ConfigCode.UNKNOWN_KEY,
+        "outbound[0].methods",
+        "the key is unknown",
+    ),
+    "another protocol": (
+        edit("    peer:", "    protocol: grpc\n    peer:"),
+        ConfigCode.BAD_CHOICE,
+        "outbound[0].protocol",
+        '"grpc" is not a protocol',
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_fault_is_named_with_its_place(workspace: Workspace, case: str) -> None:
+    text, code, key, message = BAD[case]
+    fault = workspace.fault(text)
+    assert (fault.code, fault.key, fault.message) == (code, key, message)
+    assert fault.hint or code in {IdPatternCode.WILDCARD_NOT_LAST, SpiffeIdCode.WRONG_SCHEME}
+    assert 0 < fault.line <= text.count("\n")
+
+
+@pytest.mark.parametrize(
+    ("case", "piece"),
+    [
+        ("peer missing", "  - name: out"),
+        ("short pin", "pins:"),
+        ("forward off loopback", "forward:"),
+        ("allow empty", "allow:"),
+    ],
+)
+def test_a_fault_has_the_line_of_its_key(workspace: Workspace, case: str, piece: str) -> None:
+    text = BAD[case][0]
+    assert workspace.fault(text).line == line_of(text, piece)
+
+
+def test_default_deny_says_what_to_do(workspace: Workspace) -> None:
+    fault = workspace.fault(edit(ALLOW, "    allow: []\n"))
+    assert fault.hint == "default deny: name at least one caller under allow"
+    fault = workspace.fault(edit("    peer: spiffe://example.org/agent/tools/*\n", ""))
+    assert fault.hint == "default deny: name the SPIFFE ID of the one peer this entry talks to"
+
+
+@pytest.mark.threat(13)
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        (edit(f'["{PIN}"]', "[]"), "inbound[0].allow[0].pins"),
+        (edit("    peer:", "    pins: []\n    peer:"), "outbound[0].pins"),
+    ],
+)
+def test_threat_13_an_empty_list_of_pins_is_a_fault(workspace: Workspace, text: str, key: str) -> None:
+    """Neither "no pin" nor "no key": whoever emptied the list has to say which."""
+    fault = workspace.fault(text)
+    assert (fault.code, fault.key) == (ConfigCode.NO_PINS, key)
+    assert fault.message == "the list of pins is empty: it names no key"
+    assert fault.hint == "name at least one pin, or remove the key to let chain and name decide"
+
+
+@pytest.mark.threat(13)
+def test_threat_13_pins_without_a_value_are_a_fault(workspace: Workspace) -> None:
+    assert workspace.fault(edit("    peer:", "    pins:\n    peer:")).code is ConfigCode.NO_VALUE
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        edit("http://127.0.0.1:8080", "http://10.0.0.5:8080\n    unsafe_plaintext_forward: true"),
+        edit("127.0.0.1:14001", "10.0.0.5:14001\n    unsafe_plaintext_listen: true"),
+        edit("http://127.0.0.1:8080", "http://localhost:8080"),
+        edit("http://127.0.0.1:8080", "http://127.8.8.8:8080"),
+        edit("http://127.0.0.1:8080", "http://[::1]:8080"),
+        edit("127.0.0.1:8443", "0.0.0.0:8443"),
+        edit("127.0.0.1:14021", "0.0.0.0:14021"),
+    ],
+)
+def test_plaintext_stays_on_loopback_or_says_unsafe(workspace: Workspace, text: str) -> None:
+    assert workspace.load(text)
+
+
+@pytest.mark.parametrize("value", ["false", "yes", '"true"'])
+def test_unsafe_is_said_by_the_word_true_alone(workspace: Workspace, value: str) -> None:
+    text = edit("http://127.0.0.1:8080", f"http://10.0.0.5:8080\n    unsafe_plaintext_forward: {value}")
+    assert workspace.fault(text).code in {ConfigCode.PLAINTEXT_FORWARD, ConfigCode.BAD_CHOICE}

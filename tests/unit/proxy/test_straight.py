@@ -1,0 +1,26 @@
+"""The straight path: an agent's request through both sidecars and back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tests.support.pair import world
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+async def test_a_request_goes_there_and_back(tmp_path: Path) -> None:
+    async with world(tmp_path) as w:
+        answer = await w.ask(b"GET /mcp?x=1 HTTP/1.1\r\nHost: tools.internal\r\nConnection: close\r\n\r\n")
+        assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert answer.endswith(b"hello")
+        head = w.upstream.heads[0]
+        assert head.startswith(b"GET /mcp?x=1 HTTP/1.1\r\nHost: tools.internal\r\n")
+        assert b"x-sidecar-caller: spiffe://example.org/agent/planner/1\r\n" in head
+        await w.eventually(lambda: len(w.log()) == 2)
+        inbound, outbound = sorted(w.log(), key=lambda line: line["direction"])
+        assert inbound["src.identity"] == outbound["src.identity"] == "spiffe://example.org/agent/planner/1"
+        assert inbound["dst.identity"] == outbound["dst.identity"] == "spiffe://example.org/agent/tools/1"
+        assert inbound["trace.id"] == outbound["trace.id"]
+        assert inbound["http.path"] == "/mcp"

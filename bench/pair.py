@@ -173,7 +173,7 @@ def load(port: int, seconds: int, connections: int) -> tuple[int, str]:
     bad = re.search(r"Non-2xx or 3xx responses: (\d+)|Socket errors: .*", done.stdout)
     if found is None or bad is not None:
         sys.exit(f"the load went wrong:\n{done.stdout}")
-    p50 = re.search(r"50%\s+(\S+)", done.stdout)
+    p50 = re.search(r"^ +50% +(\S+)", done.stdout, re.MULTILINE)
     return int(found[1]), p50[1] if p50 else "?"
 
 

@@ -232,8 +232,10 @@ class Server:
             self.hub.access_log.reopen()
             return
         old, self.hub.access_log = self.hub.access_log, log
+        dropped = old.dropped
+        self._dropped += dropped  # at once, and the rest when it is known: a counter never goes back
         await asyncio.to_thread(old.close)
-        self._dropped += old.dropped
+        self._dropped += old.dropped - dropped
 
     def _bind_new(self, generation: Generation) -> dict[Place, socket.socket]:
         bound: dict[Place, socket.socket] = {}

@@ -113,9 +113,13 @@ class Stream(asyncio.Protocol):
             self._transport.abort()  # given up while it was being made
             return
         self.hub.streams.add(self)
-        self.user.connected()
-        if self.state is not _CLOSED:
-            self._begin()
+        try:
+            self.user.connected()
+            if self.state is not _CLOSED:
+                self._begin()
+        except Exception:
+            self.abort()  # a defect of ours: told by the loop, which on uvloop would leave the connection open
+            raise
 
     def data_received(self, data: bytes) -> None:
         """Hands data to the user, or throws it away while lingering."""

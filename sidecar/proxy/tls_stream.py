@@ -84,7 +84,7 @@ class TlsStream(Stream):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Gives the handshake's place back before the end is passed on."""
-        if self.state is _OPENING:
+        if self.state is _OPENING and self._shaking:
             # Reset by the peer in the middle of its handshake: refused like one that ended politely.
             self.engine.receive_eof()
             self._step()
@@ -94,7 +94,12 @@ class TlsStream(Stream):
     # -- the handshake ------------------------------------------------------------------------------------------------
 
     def _begin(self) -> None:
-        self.context, self.engine = self._make()
+        try:
+            self.context, self.engine = self._make()
+        except SidecarError as error:
+            self.user.failed(error)
+            self.abort()
+            return
         self._shaking = True
         if self.context.role is Role.SERVER:
             # Ours towards an upstream are bounded by `upstream_connections`, and must not keep callers out.

@@ -13,6 +13,7 @@ from OpenSSL import SSL
 from sidecar.proxy.downstream import Downstream
 from sidecar.proxy.stream import HIGH_WATER
 from sidecar.proxy.tls_stream import DRY_BYTES, UNSENT_BYTES, TlsStream
+from sidecar.tls.contexts import ContextCode, ContextError
 from sidecar.tls.engine import TlsEngine
 from tests.support.ca import Ca, Identity, forge, keypair
 from tests.support.clock import Shifted
@@ -373,3 +374,25 @@ async def test_a_peer_that_sends_records_without_data_in_them_is_cut_off(tmp_pat
         assert transport.aborted
         assert DRY_BYTES <= sent < 2 * DRY_BYTES
         stream.connection_lost(None)
+
+
+@pytest.mark.parametrize("error", [ContextError(ContextCode.CREDENTIALS, "no context"), RuntimeError("a defect")])
+async def test_a_connection_for_which_no_engine_can_be_made_is_closed_and_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    async with world(tmp_path) as w:
+
+        def fails() -> None:
+            raise error
+
+        monkeypatch.setattr(w.inbound.service, "engine", fails)
+        client = await w.inbound_plain()
+        if isinstance(error, ContextError):
+            assert await client.rest() == b""
+            await w.logged(1, event="refused", error=str(error.code))
+        else:
+            client.close()
+            await w.eventually(lambda: w.internal_errors)
+        await w.eventually(lambda: not w.hub.connections and not w.hub.streams)
+        assert (w.hub.handshakes, w.hub.open["inbound"]) == (0, 0)
+        w.internal_errors.clear()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from sidecar.policy.routes import web_page
+from sidecar.proxy.connection import Kind
+from sidecar.proxy.context import agent_context
 from sidecar.proxy.counters import Counters
 from sidecar.proxy.service import Facts, Self, gather, head_bytes
 from sidecar.proxy.stream import Stream
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from sidecar.proxy.exchange import Exchange
     from sidecar.proxy.hub import Hub
     from sidecar.proxy.pool import Pool
-    from sidecar.proxy.upstream import Upstream
+    from sidecar.proxy.stream import StreamUser
     from sidecar.tls.contexts import TlsContext
 
 
@@ -45,7 +47,7 @@ class TlsDestination:
         self._context = context
         self._hub = hub
 
-    def stream(self, user: Upstream) -> Stream:
+    def stream(self, user: StreamUser) -> Stream:
         """Makes a TLS stream, client side."""
         return TlsStream(user, self._hub, self._engine, self._hub.limits.connect_timeout)
 
@@ -71,6 +73,7 @@ class TlsDestination:
 class OutboundService:
     """One outbound entry as of one configuration."""
 
+    kind: ClassVar[Kind] = Kind.HTTP
     direction: ClassVar[str] = "outbound"
     closed_by_drain: ClassVar[bool] = False
     secure: ClassVar[bool] = False
@@ -113,13 +116,6 @@ class OutboundService:
         memo = connection.memo
         if isinstance(memo, _Memo) and memo.service is self:
             return memo.context
-        context = Context.of(
-            direction=self.direction,
-            listener=self.name,
-            src_identity=self.own.name,
-            src_addr=connection.remote or None,
-            src_pin=self.own.pin,
-            key_protection=self.own.protection,
-        )
+        context = agent_context(self, connection)
         connection.memo = _Memo(self, context)
         return context

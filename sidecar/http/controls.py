@@ -101,6 +101,14 @@ def check_host(host: bytes | None, minor: int, form: TargetForm, authority: byte
     raise HttpError(HttpCode.HOST_MISMATCH, "the Host field differs from the authority of the request target")
 
 
+def read_length(digits: bytes) -> int:
+    """The value of a Content-Length, or -1 where it is none: 1 to 19 digits, below 2**63, what every upstream can hold."""
+    # bytes.isdigit takes ASCII digits only.
+    if not digits.isdigit() or len(digits) > 19 or (length := int(digits)) >= 1 << 63:
+        return -1
+    return length
+
+
 def read_framing(content_length: bytes | None, transfer_encoding: bytes | None, minor: int) -> tuple[Framing, int]:
     """How the body of a request is delimited, and its length (0 where none is announced).
 
@@ -110,8 +118,7 @@ def read_framing(content_length: bytes | None, transfer_encoding: bytes | None, 
     if transfer_encoding is None:
         if content_length is None:
             return _NONE, 0
-        # bytes.isdigit takes ASCII digits only. 19 digits and less than 2**63: what every upstream can hold.
-        if not content_length.isdigit() or len(content_length) > 19 or (length := int(content_length)) >= 1 << 63:
+        if (length := read_length(content_length)) < 0:
             raise HttpError(HttpCode.BAD_CONTENT_LENGTH, "the Content-Length is not a number below 2**63")
         return _LENGTH, length
     if content_length is not None:  # RFC 9112 section 6.1: ought to be handled as an error

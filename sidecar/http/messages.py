@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 Field = tuple[bytes, bytes, bytes]
@@ -26,6 +26,20 @@ class TargetForm(Enum):
     ABSOLUTE = "absolute"
     AUTHORITY = "authority"
     ASTERISK = "asterisk"
+
+
+class Derived:
+    """What follows from a head's fields, their framing aside; shared by the heads of a connection that repeat them.
+
+    ``lines`` has the field lines that go on, by the further names that were left out; ``owner`` is whatever the owner of
+    the connection makes of them.
+    """
+
+    __slots__ = ("lines", "owner")
+
+    def __init__(self) -> None:
+        self.lines: dict[frozenset[bytes], bytes] = {}
+        self.owner: object = None
 
 
 @dataclass(slots=True)
@@ -56,6 +70,7 @@ class RequestHead:
     connection: frozenset[bytes]
     expect_continue: bool
     scheme: bytes = b""
+    derived: Derived = field(default_factory=Derived, compare=False, repr=False)
 
 
 @dataclass(slots=True)
@@ -74,3 +89,4 @@ class ResponseHead:
     length: int
     keep_alive: bool
     connection: frozenset[bytes]
+    derived: Derived = field(default_factory=Derived, compare=False, repr=False)

@@ -30,10 +30,11 @@ from sidecar.http.watch import Watch, WatchRules
 if TYPE_CHECKING:
     from sidecar.http.limits import HttpLimits
 
-# Origin-form, as nearly every request has it; the others take parse_request_line.
-_ORIGIN_LINE: Final = re.compile(
+ORIGIN_LINE: Final = re.compile(
     rb"(?!CONNECT )(" + METHOD + rb") ((/" + PATH_CHAR + rb"*+)(\?" + QUERY_CHAR + rb"*+)?) HTTP/1\.([01])\r\n"
 )
+"""A request line in origin-form, as nearly every request has it; the others take `parse_request_line`."""
+
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: (" + VALUE_CHAR + rb"*+))?\r\n")
 _VERSION: Final = re.compile(rb"HTTP/[0-9]++(?:\.[0-9]++)?")
 _METHOD: Final = re.compile(METHOD)
@@ -93,7 +94,7 @@ def scan_trailers(block: bytes, limits: HttpLimits) -> list[Field]:
 
 
 def _scan_request(block: bytes, limits: HttpLimits, *, secure: bool) -> RequestHead:
-    line = _ORIGIN_LINE.match(block)
+    line = ORIGIN_LINE.match(block)
     if line is not None:
         method, target, path, query, minor_digit = line.groups()
         form, scheme, authority, query = _ORIGIN, b"", b"", query or b""

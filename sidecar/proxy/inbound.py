@@ -77,9 +77,9 @@ class InboundService:
         """Writes the head for the agent, with the caller's proven identity in it."""
         return head_bytes(exchange.head, exchange.facts, self._memo(exchange.down).identity, None)
 
-    def contexts(self, exchange: Exchange) -> tuple[Context, ...]:
+    def told(self, exchange: Exchange) -> str:
         """Says which caller spoke to the agent."""
-        return (self._memo(exchange.down).context,)
+        return self._memo(exchange.down).context.json
 
     def context(self, connection: Downstream) -> Context:
         """Says who is at the other end of a connection; its peer may not be proven."""

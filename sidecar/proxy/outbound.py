@@ -10,6 +10,7 @@ from sidecar.proxy.service import Facts, Self, gather, head_bytes
 from sidecar.proxy.stream import Stream
 from sidecar.proxy.tls_stream import TlsStream
 from sidecar.telemetry.record import Context
+from sidecar.telemetry.text import quoted
 from sidecar.tls.engine import TlsEngine
 
 if TYPE_CHECKING:
@@ -27,11 +28,14 @@ if TYPE_CHECKING:
 class _Memo:
     """What the log says of one connection from the agent."""
 
-    __slots__ = ("context", "service")
+    __slots__ = ("context", "host", "name", "service")
 
     def __init__(self, service: OutboundService, context: Context) -> None:
         self.service = service
         self.context = context
+        #: The ``Host`` of the last request, and what the log says of it.
+        self.host: bytes | None = None
+        self.name = ""
 
 
 class TlsDestination:
@@ -104,15 +108,22 @@ class OutboundService:
         """Writes the head for the peer; ``Host`` is as received unless the entry overrides it."""
         return head_bytes(exchange.head, exchange.facts, b"", self.host)
 
-    def contexts(self, exchange: Exchange) -> tuple[Context, ...]:
+    def told(self, exchange: Exchange) -> str:
         """Says that we spoke to the peer; who that is stands there once it was proven."""
-        return (self.context(exchange.down), exchange.upstream_context or self._unreached)
+        memo = self._memo(exchange.down)
+        host = exchange.head.host
+        if memo.host != host:
+            memo.host, memo.name = host, f',"dst.name":{quoted(host)}'
+        return memo.context.json + (exchange.upstream_context or self._unreached).json + memo.name
 
     def context(self, connection: Downstream) -> Context:
         """Says which agent connection this is, and that we speak for it."""
+        return self._memo(connection).context
+
+    def _memo(self, connection: Downstream) -> _Memo:
         memo = connection.memo
         if isinstance(memo, _Memo) and memo.service is self:
-            return memo.context
+            return memo
         context = Context.of(
             direction=self.direction,
             listener=self.name,
@@ -121,5 +132,5 @@ class OutboundService:
             src_pin=self.own.pin,
             key_protection=self.own.protection,
         )
-        connection.memo = _Memo(self, context)
-        return context
+        connection.memo = memo = _Memo(self, context)
+        return memo

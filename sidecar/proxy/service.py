@@ -77,8 +77,8 @@ class Service(Protocol):
     def outgoing(self, exchange: Exchange) -> bytes:
         """Writes the head that goes to the upstream, anew."""
 
-    def contexts(self, exchange: Exchange) -> tuple[Context, ...]:
-        """Says who spoke to whom, for the log."""
+    def told(self, exchange: Exchange) -> str:
+        """Says who spoke to whom: the part of a log line that the connections know (`Context.json`)."""
 
     def context(self, connection: Downstream) -> Context:
         """Says who is at the other end of a connection that has not come to a request, for the log."""

@@ -29,7 +29,7 @@ def exchanged(hub: Hub, exchange: Exchange, event: Event) -> None:
     if exchange.error is not None or event is not _REQUEST or not isinstance(verdict, Permit):
         _unusual(hub, exchange, event, seconds)
         return
-    head, facts = exchange.head, exchange.facts
+    head = exchange.head
     line = encode_request(
         clock.wall(),
         service.told(exchange),
@@ -41,8 +41,8 @@ def exchanged(hub: Hub, exchange: Exchange, event: Event) -> None:
         seconds * 1000,
         outcome(_ALLOW, verdict.rule, None, service.policy_version),
         verdict.decision_id,
-        facts.session,
-        facts.trace_id,
+        exchange.facts.session,
+        exchange.trace_id,
     )
     hub.access_log.add(line)
     service.counters.allowed(exchange.status, seconds)
@@ -52,7 +52,6 @@ def _unusual(hub: Hub, exchange: Exchange, event: Event, seconds: float) -> None
     """A request that was denied, failed, or goes on."""
     service = exchange.service
     head = exchange.head
-    facts = exchange.facts
     verdict = exchange.verdict
     denied = not isinstance(verdict, Permit)
     record = Record(hub.clock.wall(), event, (Context(service.told(exchange)),))
@@ -72,8 +71,8 @@ def _unusual(hub: Hub, exchange: Exchange, event: Event, seconds: float) -> None
         record.decision_id = verdict.decision_id
     else:
         record.decision_reason = None if exchange.error is None else str(exchange.error)
-    record.session_id = facts.session
-    record.trace_id = facts.trace_id
+    record.session_id = exchange.facts.session
+    record.trace_id = exchange.trace_id
     record.error = None if exchange.error is None else str(exchange.error)
     hub.access_log.write(record, urgent=denied or event is not _REQUEST)
     if event is not _REQUEST:

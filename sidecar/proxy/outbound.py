@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from sidecar.policy.routes import web_page
 from sidecar.proxy.counters import Counters
-from sidecar.proxy.service import Facts, Self, gather, head_bytes
+from sidecar.proxy.service import Self, head_bytes
 from sidecar.proxy.stream import Stream
 from sidecar.proxy.tls_stream import TlsStream
 from sidecar.telemetry.record import Context
@@ -14,7 +13,6 @@ from sidecar.telemetry.text import quoted
 from sidecar.tls.engine import TlsEngine
 
 if TYPE_CHECKING:
-    from sidecar.http.messages import RequestHead
     from sidecar.policy.decision import Denial, Permit
     from sidecar.policy.routes import RouteTable
     from sidecar.proxy.downstream import Downstream
@@ -94,19 +92,15 @@ class OutboundService:
         """Makes a plaintext stream."""
         return Stream(user, self.hub)
 
-    def facts(self, head: RequestHead) -> Facts:
-        """Gathers what the request says beside its head."""
-        return gather(self.hub, head)
-
     def authorise(self, exchange: Exchange, decision_id: str) -> Permit | Denial:
         """Decides whether this entry takes the request at all."""
         head = exchange.head
-        page = web_page(exchange.facts.noted)
+        page = exchange.facts.page
         return self.routes.route(head.method, head.authority, head.host, head.path, page, decision_id=decision_id)
 
     def outgoing(self, exchange: Exchange) -> bytes:
         """Writes the head for the peer; ``Host`` is as received unless the entry overrides it."""
-        return head_bytes(exchange.head, exchange.facts, b"", self.host)
+        return head_bytes(exchange, b"", self.host)
 
     def told(self, exchange: Exchange) -> str:
         """Says that we spoke to the peer; who that is stands there once it was proven."""

@@ -91,7 +91,7 @@ def outcome(decision: Decision | None, rule: str | None, reason: str | None, ver
     return _outcomes[decision, rule, reason, version]
 
 
-def encode_request(  # noqa: PLR0913 - a line has that many parts, and this runs for every request
+def encode_request(
     moment: float,
     context: str,
     method: bytes,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
     from sidecar.policy.paths import PathCode
@@ -40,8 +40,7 @@ FORBIDDEN = 403
 NOT_ALLOWED = 405
 
 
-@dataclass(frozen=True, slots=True)
-class Permit:
+class Permit(NamedTuple):
     """A decision that lets one request, or one connection, pass. ``rule`` is the id of the rule that allowed it."""
 
     rule: str

@@ -15,6 +15,7 @@ from sidecar.http.messages import Framing
 from sidecar.http.write import chunk, error_response, last_chunk, response_bytes
 from sidecar.policy.decision import Denial, Permit, Reason
 from sidecar.proxy.connection import Kind
+from sidecar.proxy.facts import facts_of, trace_of
 from sidecar.proxy.failure import STATUS, DialError, ProxyCode
 from sidecar.tasks import spawn
 
@@ -70,6 +71,8 @@ class Exchange:
         "service",
         "started",
         "status",
+        "trace_id",
+        "traceparent",
         "upstream",
         "upstream_context",
         "verdict",
@@ -80,7 +83,8 @@ class Exchange:
         self.service = service
         self.head = head
         self.started = down.hub.clock.monotonic()
-        self.facts = service.facts(head)
+        self.facts = facts_of(head)
+        self.trace_id, self.traceparent = trace_of(head, down.hub.ids)
         self.verdict: Permit | Denial | None = None
         self.upstream: Upstream | None = None
         #: Who was proven at the other end, for the log; stays when the connection is gone.

@@ -8,12 +8,11 @@ from sidecar.http.xfcc import identity_block
 from sidecar.proxy.connection import Kind
 from sidecar.proxy.context import caller_context
 from sidecar.proxy.counters import Counters
-from sidecar.proxy.service import Facts, Self, gather, head_bytes
+from sidecar.proxy.service import Self, head_bytes
 from sidecar.proxy.tls_stream import TlsStream
 from sidecar.tls.engine import TlsEngine
 
 if TYPE_CHECKING:
-    from sidecar.http.messages import RequestHead
     from sidecar.policy.decision import Denial, Permit
     from sidecar.policy.table import PeerRules, Table
     from sidecar.proxy.downstream import Downstream
@@ -66,10 +65,6 @@ class InboundService:
             self.tls = self.tls.successor()
         return self.tls, TlsEngine(self.tls)
 
-    def facts(self, head: RequestHead) -> Facts:
-        """Gathers what the request says beside its head."""
-        return gather(self.hub, head)
-
     def authorise(self, exchange: Exchange, decision_id: str) -> Permit | Denial:
         """Decides by the allow rules that name the caller; the rules are found once for a connection and policy."""
         head = exchange.head
@@ -78,11 +73,11 @@ class InboundService:
 
     def outgoing(self, exchange: Exchange) -> bytes:
         """Writes the head for the agent, with the caller's proven identity in it."""
-        return head_bytes(exchange.head, exchange.facts, self._memo(exchange.down).identity, None)
+        return head_bytes(exchange, self._memo(exchange.down).identity, None)
 
-    def contexts(self, exchange: Exchange) -> tuple[Context, ...]:
+    def told(self, exchange: Exchange) -> str:
         """Says which caller spoke to the agent."""
-        return (self._memo(exchange.down).context,)
+        return self._memo(exchange.down).context.json
 
     def context(self, connection: Downstream) -> Context:
         """Says who is at the other end of a connection; its peer may not be proven."""

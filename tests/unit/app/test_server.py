@@ -16,7 +16,7 @@ from sidecar.config.load import load
 from sidecar.proxy.failure import BindError
 from tests.support.ca import Ca
 from tests.support.eventually import eventually, soon
-from tests.support.pair import LOOPBACK, Upstream
+from tests.support.pair import LOOPBACK, Upstream, turns
 from tests.support.processes import free_port, listens
 
 if TYPE_CHECKING:
@@ -87,6 +87,7 @@ async def running(folder: Path) -> AsyncIterator[Running]:
             server.begin_drain()
             await server.ended
             await server.close()
+            await turns()  # whoever was accepted a moment ago is let go
 
 
 async def ask(running: Running, path: str = "/") -> bytes:

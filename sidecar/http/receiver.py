@@ -270,7 +270,7 @@ class RequestReceiver(_Receiver):
         if self._phase != _PAUSE:
             raise RuntimeError("the request before is not complete")
         self._phase = _HEAD
-        if not self._busy:
+        if not self._busy and (self._ended or self._pos < len(self._data)):
             self._run()
             if self._ended:
                 self.eof()

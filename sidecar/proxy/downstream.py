@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from sidecar.http.errors import HttpError
 from sidecar.http.receiver import RequestReceiver
 from sidecar.http.write import error_response
+from sidecar.proxy import account
 from sidecar.proxy.exchange import Exchange
 from sidecar.proxy.failure import ProxyCode
 from sidecar.proxy.stream import NEVER, Expiry, Stream
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 BURST = 64
 #: Pipelined bytes that are held while an earlier request is answered; beyond it reading stops.
 HELD_BYTES = 64 * 1024
+
+# Looking a member up on its Enum is dear where it happens for every request.
+_REQUEST = Event.REQUEST
 
 
 class Downstream:
@@ -195,7 +199,7 @@ class Downstream:
 
     def resume_for_request(self) -> None:
         """Reads on after the upstream has caught up."""
-        if self._receiver.held <= HELD_BYTES:
+        if self.stream.reading_paused and self._receiver.held <= HELD_BYTES:
             self.stream.resume_reading()
 
     def note_long_lived(self) -> None:
@@ -203,7 +207,7 @@ class Downstream:
         exchange = self.exchange
         self.started = NEVER
         if exchange is not None and exchange.verdict is not None:
-            self.listener.log(exchange, Event.OPEN)
+            account.exchanged(self.hub, exchange, Event.OPEN)
 
     def retire(self) -> None:
         """Takes no further request: an idle connection closes now, a busy one after its response."""
@@ -226,11 +230,13 @@ class Downstream:
 
     def _advance(self) -> None:
         """Lets the next request begin, which may be there already."""
-        if self.stream.closed:
+        stream = self.stream
+        if stream.closed:
             self._receiver.stop()
             return
-        self.stream.read_deadline = self.hub.clock.monotonic() + self.hub.limits.idle_timeout
-        self.stream.resume_reading()
+        stream.read_deadline = self.hub.clock.monotonic() + self.hub.limits.idle_timeout
+        if stream.reading_paused:
+            stream.resume_reading()
         try:
             self._receiver.next()
         except HttpError as error:
@@ -241,16 +247,18 @@ class Downstream:
         self._after_feed()
 
     def _after_feed(self) -> None:
-        self.stream.flush()
+        stream, receiver = self.stream, self._receiver
+        if stream.gathered:
+            stream.flush()
         exchange = self.exchange
         if exchange is None:
-            if self._receiver.in_head and not self._in_head:
+            if receiver.in_head and not self._in_head:
                 self._in_head = True
-                self.stream.read_deadline = self.hub.clock.monotonic() + self.hub.limits.head_timeout
+                stream.read_deadline = self.hub.clock.monotonic() + self.hub.limits.head_timeout
         elif exchange.upstream is not None:
             exchange.upstream.stream.flush()
-        if self._receiver.held > HELD_BYTES:
-            self.stream.pause_reading()
+        if receiver.held > HELD_BYTES:
+            stream.pause_reading()
 
     def _broken(self, error: Exception) -> None:
         """Something that nobody expected: this connection ends, the others do not notice."""
@@ -271,7 +279,7 @@ class Downstream:
 
     def _account(self, exchange: Exchange) -> None:
         try:
-            self.listener.log(exchange, Event.REQUEST)
+            account.exchanged(self.hub, exchange, _REQUEST)
         except Exception as error:  # noqa: BLE001 - as in `received`
             self._broken(error)
 

@@ -14,11 +14,9 @@ from sidecar.proxy.stream import format_address
 
 if TYPE_CHECKING:
     from sidecar.errors import SidecarError
-    from sidecar.proxy.exchange import Exchange
     from sidecar.proxy.hub import Hub
     from sidecar.proxy.service import Service
     from sidecar.proxy.stream import Stream
-    from sidecar.telemetry.record import Event
 
 #: Connections that the kernel may complete before we accept them.
 BACKLOG = 1024
@@ -129,10 +127,6 @@ class Listener:
         self.hub.connections.discard(connection)
         self.hub.open[self.service.direction] -= 1
         self.hub.metrics.connections.labels(self.service.direction).dec()
-
-    def log(self, exchange: Exchange, event: Event) -> None:
-        """Writes the line of an exchange and counts it."""
-        account.exchanged(self.hub, exchange, event)
 
     # -- inside -------------------------------------------------------------------------------------------------------
 

@@ -214,7 +214,7 @@ def test_remembered_outcomes_are_bounded() -> None:
     st.floats(0, 1e9),
     st.none() | st.text(max_size=5),
 )
-def test_the_quick_way_writes_what_the_general_one_writes(  # noqa: PLR0913 - one for each part
+def test_the_quick_way_writes_what_the_general_one_writes(
     moment: float, method: bytes, path: bytes, status: int, size: int, ms: float, session: str | None
 ) -> None:
     """Invariant: an ordinary request's line is the same, whichever of the two wrote it."""

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import platform
 import ssl
-from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sidecar import __version__
 from sidecar.admin.server import AdminServer, HealthServer
@@ -18,6 +17,7 @@ from sidecar.config.faults import InvalidConfiguration
 from sidecar.config.load import Loaded, load
 from sidecar.config.values import LogFull
 from sidecar.errors import ConfigurationError, SidecarError
+from sidecar.identity import bundle
 from sidecar.proxy.failure import ReloadCode
 from sidecar.proxy.hub import Hub
 from sidecar.proxy.listener import Listener, bind
@@ -30,13 +30,13 @@ from sidecar.telemetry.sink import Sink
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable
     from pathlib import Path
 
     from sidecar.clock import Clock
     from sidecar.config.files import Snapshot
     from sidecar.config.values import Config
-    from sidecar.proxy.downstream import Downstream
+
+    AnyListener = Listener[Any]
 
 
 class Server:
@@ -48,7 +48,7 @@ class Server:
         self.metrics = Metrics()
         self.messages = Messages(clock.wall)
         loop.set_exception_handler(exception_handler(self.messages, self.metrics))
-        self.listeners: dict[Place, Listener] = {}
+        self.listeners: dict[Place, AnyListener] = {}
         self._path: Path = loaded.config.source
         #: Lines dropped by access logs that a reload has replaced.
         self._dropped = 0
@@ -129,9 +129,9 @@ class Server:
     async def _files_changed(self) -> None:
         await self.reload("a changed file")
 
-    async def _open(self, generation: Generation, bound: dict[Place, socket.socket]) -> dict[Place, Listener]:
+    async def _open(self, generation: Generation, bound: dict[Place, socket.socket]) -> dict[Place, AnyListener]:
         """Opens bound addresses for their services; all of them, or none."""
-        opened: dict[Place, Listener] = {}
+        opened: dict[Place, AnyListener] = {}
         try:
             for place, sock in bound.items():
                 listener = Listener(self.hub, generation.services[place], sock)
@@ -186,7 +186,7 @@ class Server:
         self.hub.access_log.write(self._event(Event.RELOAD), urgent=True)
         return True
 
-    async def _acquire(self, generation: Generation) -> tuple[AccessLog | None, dict[Place, Listener]]:
+    async def _acquire(self, generation: Generation) -> tuple[AccessLog | None, dict[Place, AnyListener]]:
         """Opens what is new: another access log, listeners on other addresses. All of it, or nothing."""
         log = self._new_log(generation.loaded.config)
         try:
@@ -248,7 +248,7 @@ class Server:
             raise
         return bound
 
-    def _swap(self, generation: Generation, opened: dict[Place, Listener]) -> None:
+    def _swap(self, generation: Generation, opened: dict[Place, AnyListener]) -> None:
         """Puts everything new in place at once: nothing is awaited here, so nobody sees a half of it."""
         old, self.generation = self.generation, generation
         config = generation.loaded.config
@@ -258,32 +258,16 @@ class Server:
             if service is None:
                 del self.listeners[place]
                 listener.stop()
-                self._retire(partial(_of, listener))
             else:
                 listener.service = service
         self.listeners |= opened
         for key, pool in old.pools.items():
             if generation.pools.get(key) is not pool:
                 pool.retire()
-        self._retire_changed_trust(old, generation)
-        self._show(generation)
-
-    def _retire_changed_trust(self, old: Generation, new: Generation) -> None:
-        """A caller proven by a bundle that has changed finishes what is in flight and takes no further request."""
-        before, after = old.loaded.material.bundles, new.loaded.material.bundles
-        changed = {
-            domain
-            for domain, bundle in before.items()
-            if domain not in after or after[domain].fingerprint != bundle.fingerprint
-        }
-        if changed:
-            # Who is still in a handshake is being proven by the old bundles: it has to begin again.
-            self._retire(lambda c: c.listener.service.secure and (c.peer is None or c.peer.id.trust_domain in changed))
-
-    def _retire(self, chosen: Callable[[Downstream], bool]) -> None:
+        distrusted = bundle.changed(old.loaded.material.bundles, generation.loaded.material.bundles)
         for connection in list(self.hub.connections):
-            if chosen(connection):
-                connection.retire()
+            connection.review(distrusted)
+        self._show(generation)
 
     def _reload_failed(self, error: SidecarError, cause: str) -> None:
         self.metrics.reloads_total.labels("failed").inc()
@@ -331,7 +315,3 @@ class Server:
         await self._close_consoles()
         self.hub.access_log.write(self._event(Event.STOP), urgent=True)
         self.hub.access_log.close()
-
-
-def _of(listener: Listener, connection: Downstream) -> bool:
-    return connection.listener is listener

@@ -46,6 +46,18 @@ class Route:
 
 
 @dataclass(frozen=True, slots=True)
+class ConnectionRoute:
+    """One outbound entry that carries connections as they are. ``rule`` is ``outbound.<entry>``, ``version`` its policy's."""
+
+    rule: str
+    version: str
+
+    def decide_connection(self, *, decision_id: str) -> Permit:
+        """Permits: the entry is for whoever can connect to it, and where it leads stands in the entry alone."""
+        return Permit(self.rule, decision_id, self.version)
+
+
+@dataclass(frozen=True, slots=True)
 class WebPage:
     """What a browser says about who sent a request; None where it says nothing."""
 

@@ -137,12 +137,9 @@ class PeerRules:
         ``path`` is the path exactly as it will be sent, without its query, or ``*``. ``now`` is in seconds since the
         epoch; the peer's whole chain must be valid then (RFC 5280 4.1.2.5: both ends included).
         """
-        if not self._not_before <= now <= self._not_after:
-            early = now < self._not_before
-            reason = Reason.CERTIFICATE_NOT_YET_VALID if early else Reason.CERTIFICATE_EXPIRED
-            return Denial(reason, decision_id, self.version)
-        if self._refusal is not None:
-            return Denial(self._refusal, decision_id, self.version)
+        refusal = self._peer_refusal(now)
+        if refusal is not None:
+            return Denial(refusal, decision_id, self.version)
         if method in REFUSED_METHODS:
             return Denial(Reason.METHOD_REFUSED, decision_id, self.version, NOT_ALLOWED)
         asterisk = path == ASTERISK and method == b"OPTIONS"
@@ -159,6 +156,26 @@ class PeerRules:
         if hit is None:
             return Denial(reason, decision_id, self.version)
         return Permit(hit[1], decision_id, self.version)
+
+    def decide_connection(self, *, decision_id: str, now: float) -> Permit | Denial:
+        """Decides a connection whose bytes nobody will look into; raises nothing.
+
+        A rule with methods or paths never allows one: what it asks for could not be checked. ``now`` as in `decide`.
+        """
+        refusal = self._peer_refusal(now)
+        if refusal is not None:
+            return Denial(refusal, decision_id, self.version)
+        hit = self._anywhere.get(None)
+        if hit is None:
+            return Denial(Reason.RULE_NEEDS_REQUEST, decision_id, self.version)
+        return Permit(hit[1], decision_id, self.version)
+
+    def _peer_refusal(self, now: float) -> Reason | None:
+        """What speaks against this peer, whatever it asks for."""
+        if not self._not_before <= now <= self._not_after:
+            early = now < self._not_before
+            return Reason.CERTIFICATE_NOT_YET_VALID if early else Reason.CERTIFICATE_EXPIRED
+        return self._refusal
 
     def _on_paths(
         self, method: bytes, path: bytes, hit: tuple[int, str] | None, reason: Reason

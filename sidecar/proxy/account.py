@@ -10,6 +10,7 @@ from sidecar.telemetry.record import Context, Decision, Event, Record
 
 if TYPE_CHECKING:
     from sidecar.errors import SidecarError
+    from sidecar.proxy.connection import Entry
     from sidecar.proxy.downstream import Downstream
     from sidecar.proxy.exchange import Exchange
     from sidecar.proxy.failure import ProxyCode
@@ -95,17 +96,17 @@ def rejected(hub: Hub, service: Service, connection: Downstream, status: int, co
     service.counters.requests("deny", status).inc()
 
 
-def refused(hub: Hub, service: Service, remote: str, error: SidecarError) -> None:
+def refused(hub: Hub, service: Entry, remote: str, error: SidecarError) -> None:
     """Writes the line of a connection whose peer was not proven."""
     _refusal(hub, service, remote, str(error.code))
 
 
-def limited(hub: Hub, service: Service, remote: str, code: ProxyCode) -> None:
+def limited(hub: Hub, service: Entry, remote: str, code: ProxyCode) -> None:
     """Writes the line of a connection that was one too many."""
     _refusal(hub, service, remote, str(code))
 
 
-def _refusal(hub: Hub, service: Service, remote: str, code: str) -> None:
+def _refusal(hub: Hub, service: Entry, remote: str, code: str) -> None:
     context = Context.of(
         direction=service.direction,
         listener=service.name,

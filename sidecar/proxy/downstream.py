@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from sidecar.http.errors import HttpError
 from sidecar.http.receiver import RequestReceiver
 from sidecar.http.write import error_response
 from sidecar.proxy import account
+from sidecar.proxy.connection import Kind
 from sidecar.proxy.exchange import Exchange
 from sidecar.proxy.failure import ProxyCode
 from sidecar.proxy.stream import NEVER, Expiry, Stream
 from sidecar.telemetry.record import Event
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from sidecar.errors import SidecarError
     from sidecar.http.messages import Field, RequestHead
     from sidecar.identity.peer import Peer
+    from sidecar.identity.spiffe import TrustDomain
     from sidecar.proxy.hub import Hub
     from sidecar.proxy.listener import Listener
+    from sidecar.proxy.service import Service
 
 #: Requests of one connection that are taken, where one read brought many, before others get their turn.
 BURST = 64
@@ -35,7 +40,9 @@ class Downstream:
     ``peer`` is the proven caller of an inbound connection and None on an outbound listener.
     """
 
-    def __init__(self, listener: Listener) -> None:
+    kind: ClassVar[Kind] = Kind.HTTP
+
+    def __init__(self, listener: Listener[Service]) -> None:
         self.listener = listener
         self.hub: Hub = listener.hub
         self.peer: Peer | None = None
@@ -214,6 +221,31 @@ class Downstream:
         self.retiring = True
         if self.exchange is None:
             self.stream.close()
+
+    def review(self, distrusted: Collection[TrustDomain]) -> None:
+        """Finishes what is in flight, where the entry is gone or another one, or the caller's bundle has changed."""
+        listener = self.listener
+        trusted = not distrusted or not listener.service.secure
+        if not trusted:
+            # Who is still in a handshake is being proven by the old bundles: it has to begin again.
+            trusted = self.peer is not None and self.peer.id.trust_domain not in distrusted
+        if listener.stopped or listener.service.kind is not self.kind or not trusted:
+            self.retire()
+
+    def give_up(self, code: ProxyCode) -> None:  # noqa: ARG002 - its exchange logs that the connection was lost
+        """Ends at once."""
+        self.stream.abort()
+
+    def details(self) -> dict[str, Any]:
+        """Says what only a connection with requests has."""
+        shown: dict[str, Any] = {
+            "requests": self.requests,
+            "policy.version": self.listener.service.policy_version,
+            "busy": self.exchange is not None,
+        }
+        if self.exchange is not None and self.exchange.verdict is not None:
+            shown["decision.id"] = self.exchange.verdict.decision_id
+        return shown
 
     # -- inside ---------------------------------------------------------------------------------------------------
 

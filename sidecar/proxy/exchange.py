@@ -14,6 +14,7 @@ from sidecar.http.fields import forward_response_fields, forward_trailers, outgo
 from sidecar.http.messages import Framing
 from sidecar.http.write import chunk, error_response, last_chunk, response_bytes
 from sidecar.policy.decision import Denial, Permit, Reason
+from sidecar.proxy.connection import Kind
 from sidecar.proxy.facts import facts_of, trace_of
 from sidecar.proxy.failure import STATUS, DialError, ProxyCode
 from sidecar.tasks import spawn
@@ -175,7 +176,7 @@ class Exchange:
     def _begin_again(self) -> None:
         """A reload came while we dialled: who was proven then may not be who is meant now. Nothing was sent yet."""
         service = self.down.listener.service
-        if service is self.service:  # its entry is gone, and with it the listener's next service
+        if service is self.service or service.kind is not Kind.HTTP:  # its entry is gone, or became another kind
             self.fail(ProxyCode.UPSTREAM_GONE)
             return
         self.service = service

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
+from sidecar.proxy.connection import Kind
+from sidecar.proxy.context import agent_context
 from sidecar.proxy.counters import Counters
 from sidecar.proxy.service import Self, head_bytes
 from sidecar.proxy.stream import Stream
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from sidecar.proxy.exchange import Exchange
     from sidecar.proxy.hub import Hub
     from sidecar.proxy.pool import Pool
-    from sidecar.proxy.upstream import Upstream
+    from sidecar.proxy.stream import StreamUser
     from sidecar.tls.contexts import TlsContext
 
 
@@ -47,7 +49,7 @@ class TlsDestination:
         self._context = context
         self._hub = hub
 
-    def stream(self, user: Upstream) -> Stream:
+    def stream(self, user: StreamUser) -> Stream:
         """Makes a TLS stream, client side."""
         return TlsStream(user, self._hub, self._engine, self._hub.limits.connect_timeout)
 
@@ -73,6 +75,7 @@ class TlsDestination:
 class OutboundService:
     """One outbound entry as of one configuration."""
 
+    kind: ClassVar[Kind] = Kind.HTTP
     direction: ClassVar[str] = "outbound"
     closed_by_drain: ClassVar[bool] = False
     secure: ClassVar[bool] = False
@@ -118,13 +121,5 @@ class OutboundService:
         memo = connection.memo
         if isinstance(memo, _Memo) and memo.service is self:
             return memo
-        context = Context.of(
-            direction=self.direction,
-            listener=self.name,
-            src_identity=self.own.name,
-            src_addr=connection.remote or None,
-            src_pin=self.own.pin,
-            key_protection=self.own.protection,
-        )
-        connection.memo = memo = _Memo(self, context)
+        connection.memo = memo = _Memo(self, agent_context(self, connection))
         return memo

@@ -7,10 +7,11 @@ requests and sends them to one proven peer. Which of them it is, is data to ever
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from sidecar.http.fields import forward_request_fields
 from sidecar.http.write import request_bytes
+from sidecar.proxy.connection import Entry
 
 if TYPE_CHECKING:
     from sidecar.identity.svid import Svid
@@ -36,18 +37,10 @@ class Self:
     protection: str
 
 
-class Service(Protocol):
-    """The face of both services."""
+class Service(Entry, Protocol):
+    """The face of both services that carry requests."""
 
-    direction: ClassVar[str]
-    #: Whether a request that comes after the drain began is refused.
-    closed_by_drain: ClassVar[bool]
-    #: Whether requests arrive over TLS.
-    secure: ClassVar[bool]
-    name: str
     pool: Pool
-    own: Self
-    policy_version: str
     counters: Counters
 
     def stream(self, user: Downstream) -> Stream:

@@ -92,6 +92,8 @@ class Stream(asyncio.Protocol):
         self.writing_paused = False
         #: Bytes handed to the transport so far.
         self.written = 0
+        #: Our sending side has ended by `finish`; the peer's may go on.
+        self.finished = False
         #: Who the other end proved to be; None in plaintext.
         self.peer: Peer | None = None
         #: The peer's address as ``host:port`` (IPv6 in brackets); empty before there is a connection.
@@ -191,6 +193,18 @@ class Stream(asyncio.Protocol):
         if self.state is _OPEN and self._transport is not None:
             self._write(data)
 
+    def write(self, data: bytes) -> None:
+        """Writes at once, for whoever has nothing gathered; not for after ``finish``."""
+        if self.state is _OPEN and self._transport is not None:
+            self._write(data)
+
+    def finish(self) -> None:
+        """Ends our sending side and nothing else (half-close): the peer sees a clean end, and may go on sending."""
+        if self.state is _OPEN and self._transport is not None and not self.finished:
+            self.flush()
+            self._finish()
+            self.finished = True
+
     def pause_reading(self) -> None:
         """Stops reading, so that the peer is slowed down by TCP."""
         if not self.reading_paused and self._transport is not None:
@@ -263,6 +277,13 @@ class Stream(asyncio.Protocol):
         assert self._transport is not None  # noqa: S101 - flush has looked
         self.written += len(data)
         self._transport.write(data)
+
+    def _finish(self) -> None:
+        assert self._transport is not None  # noqa: S101 - finish has looked
+        try:
+            self._transport.write_eof()
+        except OSError:
+            self.abort()  # as in `_linger`
 
     def _farewell(self) -> None:
         """Says goodbye in the protocol of the stream; plain TCP has no word for it."""

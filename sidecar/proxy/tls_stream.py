@@ -199,7 +199,7 @@ class TlsStream(Stream):
         records = self.engine.to_send()
         state = self.state
         # Once our side has ended nothing more may follow: an answer to a key update, say.
-        if records and self._transport is not None and (state is _OPEN or state is _OPENING):
+        if records and self._transport is not None and (state is _OPEN or state is _OPENING) and not self.finished:
             self.written += len(records)
             self._transport.write(records)
 
@@ -212,6 +212,11 @@ class TlsStream(Stream):
             self.user.ended(clean=False)
         if self.state is _OPEN:
             self._linger()
+
+    def _finish(self) -> None:
+        # No FIN: the peer's direction is a TLS connection still, and some take a FIN for the end of both (RFC 8446 6.1).
+        self.engine.close_write()
+        self._send_records()
 
     def _farewell(self) -> None:
         self.engine.close()

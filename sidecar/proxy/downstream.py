@@ -32,6 +32,7 @@ HELD_BYTES = 64 * 1024
 
 # Looking a member up on its Enum is dear where it happens for every request.
 _REQUEST = Event.REQUEST
+_NOTHING: list[Field] = []
 
 
 class Downstream:
@@ -146,14 +147,19 @@ class Downstream:
 
     def on_request(self, head: RequestHead) -> None:
         """Starts the exchange of a request."""
-        self.requests += 1
-        self._in_head = False
-        self.exchange = exchange = Exchange(self, self.listener.service, head)
-        self.started = exchange.started
-        self._burst += 1
-        self._mark = 0
+        exchange = self._begin(head)
         self.stream.read_deadline = exchange.started + self.hub.limits.stall_timeout
         exchange.start()
+
+    def on_whole(self, head: RequestHead, body: bytes) -> None:
+        """Starts the exchange of a request that is complete."""
+        exchange = self._begin(head)
+        self.stream.read_deadline = NEVER
+        exchange.start()
+        if self.exchange is exchange:
+            if body:
+                exchange.on_data(body)
+            exchange.on_end(_NOTHING)
 
     def on_data(self, data: bytes) -> None:
         """Passes body bytes on."""
@@ -248,6 +254,15 @@ class Downstream:
         return shown
 
     # -- inside ---------------------------------------------------------------------------------------------------
+
+    def _begin(self, head: RequestHead) -> Exchange:
+        self.requests += 1
+        self._burst += 1
+        self._in_head = False
+        self._mark = 0
+        self.exchange = exchange = Exchange(self, self.listener.service, head)
+        self.started = exchange.started
+        return exchange
 
     def _wait(self) -> None:
         self._gated = True

@@ -90,7 +90,7 @@ class Pool:
         idle = self._idle
         while idle:
             upstream = idle.pop()
-            if not upstream.stream.closed and not upstream.readable():
+            if upstream.usable():
                 return upstream
             upstream.drop()
         return None

@@ -41,7 +41,7 @@ class State(Enum):
 
 
 # Looking a member up on its Enum is dear where it happens for every read and write.
-_OPEN, _LINGERING, _CLOSED = State.OPEN, State.LINGERING, State.CLOSED
+_OPENING, _OPEN, _LINGERING, _CLOSED = State.OPENING, State.OPEN, State.LINGERING, State.CLOSED
 
 
 class Expiry(Enum):
@@ -166,8 +166,8 @@ class Stream(asyncio.Protocol):
     @property
     def closed(self) -> bool:
         """Says whether nothing can be sent any more."""
-        state = self.state
-        return state is _LINGERING or state is _CLOSED or self._transport is None or self._transport.is_closing()
+        transport = self._transport
+        return (self.state is not _OPEN and self.state is not _OPENING) or transport is None or transport.is_closing()
 
     @property
     def unsent(self) -> int:

@@ -140,6 +140,7 @@ class TlsEngine:
         "_incoming",
         "_object",
         "_overflow",
+        "_raw",
         "_read",
         "_ready",
         "_received",
@@ -183,6 +184,8 @@ class TlsEngine:
             server_hostname=server_name,
             session=session,
         )
+        #: What `ssl.SSLObject` wraps: the same two methods with one call less for each record.
+        self._raw = getattr(self._object, "_sslobj", self._object)
         self._session_id = session.id if session is not None else b""
         self._hello: bytes | None = b"" if context.role is Role.SERVER else None
         #: Received bytes that the incoming BIO has not been given yet.
@@ -198,7 +201,7 @@ class TlsEngine:
         self._wire_ended = False
         #: The receiving side is open and nothing is held: bytes may go straight to OpenSSL. The only test on the hot path.
         self._flowing = False
-        self._read = self._object.read
+        self._read = self._raw.read
         self._write: Callable[[bytes | memoryview], int] = _not_writable
 
     # -- bytes from the wire ------------------------------------------------------------------------------------------
@@ -266,7 +269,7 @@ class TlsEngine:
             self._silence()
             raise
         self._move(Event.PROVEN)
-        self._write = self._object.write
+        self._write = self._raw.write
         return True
 
     def _step(self) -> bool:
@@ -527,5 +530,7 @@ class TlsEngine:
         session = self._object.session if self._context.role is Role.CLIENT else None
         if session is None or not session.has_ticket or session.id == self._session_id:
             return None
+        #: What `ssl.SSLObject` wraps: the same two methods with one call less for each record.
+        self._raw = getattr(self._object, "_sslobj", self._object)
         self._session_id = session.id
         return session

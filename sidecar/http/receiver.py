@@ -29,6 +29,8 @@ from sidecar.http.scanner import request_rules, response_rules
 from sidecar.http.watch import Watch, WatchRules
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sidecar.http.limits import HttpLimits
 
 
@@ -67,9 +69,23 @@ _BODY: Final = 1
 _PAUSE: Final = 2
 _DEAD: Final = 3
 
-_LENGTH, _CHUNKED, _UNTIL_CLOSE = Framing.LENGTH, Framing.CHUNKED, Framing.CLOSE
+_NONE, _LENGTH, _CHUNKED, _UNTIL_CLOSE = Framing.NONE, Framing.LENGTH, Framing.CHUNKED, Framing.CLOSE
 _CARRIAGE_RETURN = 0x0D
 _NO_BODY: BodyReader = CloseReader()
+
+
+class RequestTaker(RequestSink, Protocol):
+    """A sink that is told of a request which arrived in one piece by one call."""
+
+    def on_whole(self, head: RequestHead, body: bytes) -> None:
+        """What ``on_request``, ``on_data`` unless the body is empty, and ``on_end`` without trailers would say."""
+
+
+class ResponseTaker(ResponseSink, Protocol):
+    """A sink that is told of a response which arrived in one piece by one call."""
+
+    def on_whole(self, head: ResponseHead, body: bytes) -> None:
+        """What ``on_response``, ``on_data`` unless the body is empty, and ``on_end`` without trailers would say."""
 
 
 class _Receiver(ABC):
@@ -242,13 +258,19 @@ class RequestReceiver(_Receiver):
     while ``held`` is not 0. ``secure`` says that the requests come by TLS. ``parser`` makes the body parsers.
     """
 
-    __slots__ = ("_ended", "_memory", "_secure", "_sink_head", "_skipped")
+    __slots__ = ("_ended", "_memory", "_secure", "_sink_head", "_sink_whole", "_skipped")
 
     def __init__(
-        self, sink: RequestSink, limits: HttpLimits, parser: ParserFactory | None = None, *, secure: bool = False
+        self,
+        sink: RequestSink | RequestTaker,
+        limits: HttpLimits,
+        parser: ParserFactory | None = None,
+        *,
+        secure: bool = False,
     ) -> None:
         super().__init__(sink, limits, parser or best_parser())
         self._sink_head = sink.on_request
+        self._sink_whole: Callable[[RequestHead, bytes], None] | None = getattr(sink, "on_whole", None)
         self._secure = secure
         self._memory = RequestMemory(limits, secure=secure)
         self._ended = False  # nothing more will be fed
@@ -270,7 +292,7 @@ class RequestReceiver(_Receiver):
         if self._phase != _PAUSE:
             raise RuntimeError("the request before is not complete")
         self._phase = _HEAD
-        if not self._busy:
+        if not self._busy and (self._ended or self._pos < len(self._data)):
             self._run()
             if self._ended:
                 self.eof()
@@ -291,7 +313,15 @@ class RequestReceiver(_Receiver):
     def _open(self, block: bytes) -> None:
         head = self._memory.scan(block)
         self._skipped = False
-        has_body = self._begin_body(head.framing, head.length)
+        framing = head.framing
+        if self._sink_whole is not None and (framing is _NONE or framing is _LENGTH):
+            data, start = self._data, self._pos
+            end = start + head.length
+            if end <= len(data):
+                self._phase, self._pos = _PAUSE, end
+                self._sink_whole(head, data[start:end])
+                return
+        has_body = self._begin_body(framing, head.length)
         self._sink_head(head)
         if not has_body and self._phase == _BODY:
             self._close([])
@@ -312,11 +342,16 @@ class RequestReceiver(_Receiver):
 class ResponseReceiver(_Receiver):
     """Receives responses, one for each call of :meth:`expect`; every ``HttpError`` is a ``ResponseError`` (502)."""
 
-    __slots__ = ("_informational", "_keep_alive", "_memory", "_method", "_sink_head", "_sink_informational")
+    __slots__ = (
+        "_informational", "_keep_alive", "_memory", "_method", "_sink_head", "_sink_informational", "_sink_whole",
+    )  # fmt: skip
 
-    def __init__(self, sink: ResponseSink, limits: HttpLimits, parser: ParserFactory | None = None) -> None:
+    def __init__(
+        self, sink: ResponseSink | ResponseTaker, limits: HttpLimits, parser: ParserFactory | None = None
+    ) -> None:
         super().__init__(sink, limits, parser or best_parser())
         self._sink_head = sink.on_response
+        self._sink_whole: Callable[[ResponseHead, bytes], None] | None = getattr(sink, "on_whole", None)
         self._sink_informational = sink.on_informational
         self._memory = ResponseMemory(limits)
         self._method = b""
@@ -374,7 +409,17 @@ class ResponseReceiver(_Receiver):
             self._sink_informational(head)
             return
         self._keep_alive = head.keep_alive
-        has_body = self._begin_body(head.framing, head.length)
+        framing = head.framing
+        if self._sink_whole is not None and (framing is _NONE or framing is _LENGTH):
+            data, start = self._data, self._pos
+            end = start if framing is _NONE else start + head.length  # a length may be announced without a body
+            if end <= len(data):
+                self._phase, self._pos = _PAUSE, end
+                self._sink_whole(head, data[start:end])
+                if end < len(data) and self._phase != _DEAD:
+                    raise _unsolicited()
+                return
+        has_body = self._begin_body(framing, head.length)
         self._sink_head(head)
         if not has_body and self._phase == _BODY:
             self._close([])

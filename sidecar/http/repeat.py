@@ -104,12 +104,13 @@ class _Memory:
 class RequestMemory(_Memory):
     """Scans the request heads of one connection; ``secure`` says that they come by TLS."""
 
-    __slots__ = ("_last", "_secure")
+    __slots__ = ("_last", "_line", "_secure")
 
     def __init__(self, limits: HttpLimits, *, secure: bool = False) -> None:
         super().__init__(limits)
         self._secure = secure
         self._last: RequestHead | None = None
+        self._line = b""  # its first line, with the CRLF
 
     def scan(self, block: bytes) -> RequestHead:
         """Does what `scan_request` does."""
@@ -122,19 +123,27 @@ class RequestMemory(_Memory):
         head = scan_request(block, self._limits, secure=self._secure)
         self._last = None
         if self._missed(block) and head.form is _ORIGIN:
-            self._keep(block, block.index(b"\r\n") + 2, head, traced=same_form(head.trace))
-            self._last = head
+            start = block.index(b"\r\n") + 2
+            self._keep(block, start, head, traced=same_form(head.trace))
+            self._last, self._line = head, block[:start]
         return head
 
     def _again(self, block: bytes, last: RequestHead) -> RequestHead | None:
-        line = ORIGIN_LINE.match(block)
-        if line is None:
-            return None
-        method, target, path, query, minor_digit = line.groups()
-        minor = 1 if minor_digit == b"1" else 0
-        limits = self._limits
-        values = self._values(block, line.end())
-        if values is None or minor != last.minor or len(target) > limits.target_bytes or len(block) > limits.head_bytes:
+        if block.startswith(self._line):
+            method, target, path, query = last.method, last.target, last.path, last.query
+            values = self._values(block, len(self._line))
+            if not values:
+                return last if values is not None else None
+        else:
+            line = ORIGIN_LINE.match(block)
+            if line is None:
+                return None
+            method, target, path, rest, minor = line.groups()
+            query = rest or b""
+            if minor != b"%d" % last.minor or len(target) > self._limits.target_bytes:
+                return None
+            values = self._values(block, line.end())
+        if values is None or len(block) > self._limits.head_bytes:
             return None
         fields, length, trace = last.fields, last.length, last.trace
         if values:
@@ -142,7 +151,7 @@ class RequestMemory(_Memory):
             length = int(values[self._length_at]) if self._length_at >= 0 else length
             trace = values[self._trace_at] if self._trace_at >= 0 else trace
         return RequestHead(
-            method, target, _ORIGIN, b"", path, query or b"", minor, fields, last.host, last.framing, length,
+            method, target, _ORIGIN, b"", path, query, last.minor, fields, last.host, last.framing, length,
             last.keep_alive, last.connection, last.expect_continue, b"", trace, last.derived,
         )  # fmt: skip
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from sidecar.http.errors import HttpError
 from sidecar.http.receiver import RequestReceiver
 from sidecar.http.write import error_response
+from sidecar.proxy import account
 from sidecar.proxy.connection import Kind
 from sidecar.proxy.exchange import Exchange
 from sidecar.proxy.failure import ProxyCode
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
 BURST = 64
 #: Pipelined bytes that are held while an earlier request is answered; beyond it reading stops.
 HELD_BYTES = 64 * 1024
+
+# Looking a member up on its Enum is dear where it happens for every request.
+_REQUEST = Event.REQUEST
+_NOTHING: list[Field] = []
 
 
 class Downstream:
@@ -142,14 +147,19 @@ class Downstream:
 
     def on_request(self, head: RequestHead) -> None:
         """Starts the exchange of a request."""
-        self.requests += 1
-        self._in_head = False
-        self.exchange = exchange = Exchange(self, self.listener.service, head)
-        self.started = exchange.started
-        self._burst += 1
-        self._mark = 0
+        exchange = self._begin(head)
         self.stream.read_deadline = exchange.started + self.hub.limits.stall_timeout
         exchange.start()
+
+    def on_whole(self, head: RequestHead, body: bytes) -> None:
+        """Starts the exchange of a request that is complete."""
+        exchange = self._begin(head)
+        self.stream.read_deadline = NEVER
+        exchange.start()
+        if self.exchange is exchange:
+            if body:
+                exchange.on_data(body)
+            exchange.on_end(_NOTHING)
 
     def on_data(self, data: bytes) -> None:
         """Passes body bytes on."""
@@ -202,7 +212,7 @@ class Downstream:
 
     def resume_for_request(self) -> None:
         """Reads on after the upstream has caught up."""
-        if self._receiver.held <= HELD_BYTES:
+        if self.stream.reading_paused and self._receiver.held <= HELD_BYTES:
             self.stream.resume_reading()
 
     def note_long_lived(self) -> None:
@@ -210,7 +220,7 @@ class Downstream:
         exchange = self.exchange
         self.started = NEVER
         if exchange is not None and exchange.verdict is not None:
-            self.listener.log(exchange, Event.OPEN)
+            account.exchanged(self.hub, exchange, Event.OPEN)
 
     def retire(self) -> None:
         """Takes no further request: an idle connection closes now, a busy one after its response."""
@@ -245,6 +255,15 @@ class Downstream:
 
     # -- inside ---------------------------------------------------------------------------------------------------
 
+    def _begin(self, head: RequestHead) -> Exchange:
+        self.requests += 1
+        self._burst += 1
+        self._in_head = False
+        self._mark = 0
+        self.exchange = exchange = Exchange(self, self.listener.service, head)
+        self.started = exchange.started
+        return exchange
+
     def _wait(self) -> None:
         self._gated = True
         self.stream.read_deadline = NEVER
@@ -258,11 +277,13 @@ class Downstream:
 
     def _advance(self) -> None:
         """Lets the next request begin, which may be there already."""
-        if self.stream.closed:
+        stream = self.stream
+        if stream.closed:
             self._receiver.stop()
             return
-        self.stream.read_deadline = self.hub.clock.monotonic() + self.hub.limits.idle_timeout
-        self.stream.resume_reading()
+        stream.read_deadline = self.hub.clock.monotonic() + self.hub.limits.idle_timeout
+        if stream.reading_paused:
+            stream.resume_reading()
         try:
             self._receiver.next()
         except HttpError as error:
@@ -273,16 +294,18 @@ class Downstream:
         self._after_feed()
 
     def _after_feed(self) -> None:
-        self.stream.flush()
+        stream, receiver = self.stream, self._receiver
+        if stream.gathered:
+            stream.flush()
         exchange = self.exchange
         if exchange is None:
-            if self._receiver.in_head and not self._in_head:
+            if receiver.in_head and not self._in_head:
                 self._in_head = True
-                self.stream.read_deadline = self.hub.clock.monotonic() + self.hub.limits.head_timeout
+                stream.read_deadline = self.hub.clock.monotonic() + self.hub.limits.head_timeout
         elif exchange.upstream is not None:
             exchange.upstream.stream.flush()
-        if self._receiver.held > HELD_BYTES:
-            self.stream.pause_reading()
+        if receiver.held > HELD_BYTES:
+            stream.pause_reading()
 
     def _broken(self, error: Exception) -> None:
         """Something that nobody expected: this connection ends, the others do not notice."""
@@ -303,7 +326,7 @@ class Downstream:
 
     def _account(self, exchange: Exchange) -> None:
         try:
-            self.listener.log(exchange, Event.REQUEST)
+            account.exchanged(self.hub, exchange, _REQUEST)
         except Exception as error:  # noqa: BLE001 - as in `received`
             self._broken(error)
 

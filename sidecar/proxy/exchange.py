@@ -36,6 +36,9 @@ IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"})
 #: RFC 9110 15.5.6: a 405 says what would do. Ours are answers to CONNECT and TRACE alone.
 ALLOW = b"Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n"
 
+# Looking a member up on its Enum is dear where it happens for every request.
+_CHUNKED, _CLOSE = Framing.CHUNKED, Framing.CLOSE
+
 #: Reasons that no other request on the same connection can heal. It is closed, so that a stranger cannot hold it open.
 HOPELESS = frozenset(
     {
@@ -98,7 +101,7 @@ class Exchange:
         self.response_done = False
         #: Whether a cut response can be told from a whole one; a body that ends with its connection cannot.
         self.delimited = True
-        self._chunked_in = head.framing is Framing.CHUNKED
+        self._chunked_in = head.framing is _CHUNKED
         self._chunked_out = False
         self._connection_options: frozenset[bytes] = frozenset()
         self._continued = False  # an interim response was passed on
@@ -255,8 +258,8 @@ class Exchange:
         self._connection_options = head.connection
         down = self.down
         framing = outgoing_framing(head, self.head.minor)
-        self._chunked_out = framing is Framing.CHUNKED
-        self.delimited = framing is not Framing.CLOSE
+        self._chunked_out = framing is _CHUNKED
+        self.delimited = framing is not _CLOSE
         if not (self.delimited and self.request_done and self.head.keep_alive and down.may_stay()):
             # A request that is still being sent cannot be skipped over afterwards (RFC 9112 9.3).
             down.keep_alive = False
@@ -277,6 +280,14 @@ class Exchange:
         """The response is complete; ``complete`` follows when the upstream connection is settled."""
         if self._chunked_out:
             self.down.stream.send(last_chunk(forward_trailers(trailers, self._connection_options)))
+        self.response_done = True
+
+    def on_whole_response(self, head: ResponseHead, body: bytes) -> None:
+        """Passes a response on that is complete, with a body of known length or none."""
+        self.on_response(head)
+        if body:
+            self.bytes_sent += len(body)
+            self.down.stream.send(body)
         self.response_done = True
 
     def flush_downstream(self) -> None:

@@ -18,10 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sidecar.errors import SidecarError
-    from sidecar.proxy.exchange import Exchange
     from sidecar.proxy.hub import Hub
     from sidecar.proxy.stream import Stream
-    from sidecar.telemetry.record import Event
 
 S = TypeVar("S", bound=Entry)
 
@@ -141,10 +139,6 @@ class Listener(Generic[S]):
         self.hub.connections.discard(connection)
         self.hub.open[self.service.direction] -= 1
         self.hub.metrics.connections.labels(self.service.direction).dec()
-
-    def log(self, exchange: Exchange, event: Event) -> None:
-        """Writes the line of an exchange and counts it."""
-        account.exchanged(self.hub, exchange, event)
 
     # -- inside -------------------------------------------------------------------------------------------------------
 

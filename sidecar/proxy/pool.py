@@ -90,7 +90,7 @@ class Pool:
         idle = self._idle
         while idle:
             upstream = idle.pop()
-            if not upstream.stream.closed and not upstream.readable():
+            if upstream.usable():
                 return upstream
             upstream.drop()
         return None
@@ -128,8 +128,10 @@ class Pool:
         if not upstream.settled:
             upstream.settled = True
             self.destination.settled(upstream.stream)
-        upstream.stream.resume_reading()  # the last client may have been a slow one; what comes now must be seen
-        upstream.stream.read_deadline = self.hub.clock.monotonic() + self.hub.limits.upstream_idle_timeout
+        stream = upstream.stream
+        if stream.reading_paused:
+            stream.resume_reading()  # the last client was a slow one; what comes now must be seen
+        stream.read_deadline = self.hub.clock.monotonic() + self.hub.limits.upstream_idle_timeout
         self._idle.append(upstream)
 
     def forget(self, upstream: Upstream) -> None:

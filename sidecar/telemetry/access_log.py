@@ -31,8 +31,8 @@ class Later(Protocol):
 class LogLimits:
     """Bounds of the access log. Times are seconds, sizes bytes."""
 
-    #: Lines gathered before they are handed on without waiting.
-    flush_bytes: int = 32 * 1024
+    #: Lines gathered before they are handed on without waiting. The writer's thread contends with the loop each time.
+    flush_bytes: int = 256 * 1024
     #: How long a line waits for others.
     flush_seconds: float = 0.1
     #: Lines that wait for the sink: one more is dropped and counted, or with ``log_full: deny`` requests are denied.

@@ -30,24 +30,28 @@ OUTCOMES = 1024
 
 
 class _Stamp:
-    """The text of the current second: it changes once a second, lines come by the thousand."""
+    """The text of the current millisecond, and of its second: lines come by the thousand."""
 
-    __slots__ = ("second", "text")
+    __slots__ = ("millisecond", "second", "stamp", "text")
 
     def __init__(self) -> None:
-        self.second = -1
-        self.text = ""
+        self.second = self.millisecond = -1
+        self.text = self.stamp = ""
 
     def of(self, moment: float) -> str:
         """``2026-01-31T12:00:00.000`` in UTC (RFC 3339 5.6, without its ``Z``)."""
         # A clock that has gone mad still gives a line that can be read.
         if not 0 <= moment <= LAST_SECOND:
             moment = 0.0
-        second = int(moment)
-        if second != self.second:
-            self.text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
-            self.second = second
-        return f"{self.text}.{int((moment - second) * 1000):03d}"
+        millisecond = int(moment * 1000)
+        if millisecond != self.millisecond:
+            second, rest = divmod(millisecond, 1000)
+            if second != self.second:
+                self.text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+                self.second = second
+            self.stamp = f"{self.text}.{rest:03d}"
+            self.millisecond = millisecond
+        return self.stamp
 
 
 class _Outcomes(dict[tuple["Decision | None", "str | None", "str | None", "str | None"], str]):

@@ -10,7 +10,7 @@ from sidecar.limits import Limits
 from sidecar.proxy.stream import NEVER
 from sidecar.proxy.tunnel import LOOK_SECONDS
 from tests.support.clock import Shifted
-from tests.support.tls import NOW, PLANNER, TOOLS
+from tests.support.tls import PLANNER, TOOLS
 from tests.support.tunnels import Bench
 
 HOUR = 3600.0
@@ -105,7 +105,7 @@ async def test_threat_12_a_tunnel_ends_with_the_certificate_of_its_peer(directio
     bench = await standing(direction, shifted)
     bench.hub.limits = replace(LIMITS, tunnel_lifetime=30 * 24 * HOUR, tunnel_idle_timeout=30 * 24 * HOUR)
     peer = PLANNER if direction == "inbound" else TOOLS
-    left = peer.leaf.not_valid_after_utc.timestamp() - NOW
+    left = peer.leaf.not_valid_after_utc.timestamp() - bench.clock.wall()
     await pass_time(bench, shifted, left - 60, steps=HOUR)
     assert bench.tunnel.error is None
     bench.up.send(b"to the last")
@@ -119,7 +119,7 @@ async def test_threat_12_a_tunnel_ends_with_the_certificate_of_its_peer(directio
 @pytest.mark.threat(12)
 async def test_threat_12_a_tunnel_ends_with_our_own_certificate(direction: str) -> None:
     shifted = Shifted()
-    bench = await standing(direction, shifted, not_after=NOW + 120)
+    bench = await standing(direction, shifted, not_after=shifted.clock.wall() + 120)
     await pass_time(bench, shifted, 110)
     assert bench.tunnel.error is None
     await pass_time(bench, shifted, 20)
@@ -129,7 +129,7 @@ async def test_threat_12_a_tunnel_ends_with_our_own_certificate(direction: str) 
 @pytest.mark.threat(51)
 async def test_threat_51_a_wall_clock_that_jumps_past_a_certificate_is_noticed() -> None:
     shifted = Shifted()
-    bench = await standing("inbound", shifted, not_after=NOW + HOUR)
+    bench = await standing("inbound", shifted, not_after=shifted.clock.wall() + HOUR)
     shifted.wall += 2 * HOUR
     await pass_time(bench, shifted, LOOK_SECONDS)
     assert ended_by(bench, "certificate_expired", "certificate_expired")

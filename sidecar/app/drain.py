@@ -9,13 +9,10 @@ from sidecar.proxy.failure import ProxyCode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
-    from typing import Any
 
     from sidecar.proxy.connection import Connection
     from sidecar.proxy.hub import Hub
-    from sidecar.proxy.listener import Listener
-
-    AnyListener = Listener[Any]
+    from sidecar.proxy.listener import AnyListener
 
 #: How often the drain looks whether what was in flight has ended, in seconds.
 LOOK_SECONDS = 0.02

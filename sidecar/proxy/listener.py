@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from sidecar.proxy import account
 from sidecar.proxy.connection import Connection, Entry, Kind
@@ -154,10 +154,14 @@ class Listener(Generic[S]):
         return None
 
 
+#: A listener of whichever kind its entry is at the moment.
+AnyListener: TypeAlias = Listener[Any]
+
+
 class _Refusal(asyncio.Protocol):
     """Takes the place of a connection that is one too many: closed before it costs anything."""
 
-    def __init__(self, listener: Listener[Any], code: ProxyCode) -> None:
+    def __init__(self, listener: AnyListener, code: ProxyCode) -> None:
         self._listener = listener
         self._code = code
 

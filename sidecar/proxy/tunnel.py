@@ -212,7 +212,8 @@ class Tunnel:
         if leg is up:
             up.service.way.dialler.forget(up)
         joined = self.down.other is not None
-        if not self._complete and (joined or leg is self.down):  # a lost dial is told by who dials
+        untold = self.error is None and not self._complete
+        if untold and (joined or leg is self.down):  # a lost dial is told by who dials
             self.give_up(ProxyCode.CLIENT_RESET if leg is self.down else ProxyCode.UPSTREAM_RESET)
         if self.down.gone and (up is None or up.gone) and not self._over:
             self._over = True

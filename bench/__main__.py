@@ -13,7 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench import machine, selection
+from bench.chart import draw
 from bench.errors import UsageError
+from bench.install import install
+from bench.page import write_page
 from bench.peers.peer import Work
 from bench.peers.table import PEERS
 from bench.processes import ROOT
@@ -25,6 +28,10 @@ from bench.table import as_text
 
 if TYPE_CHECKING:
     from types import FrameType
+
+
+PAGE = ROOT / "bench/README.md"
+RESULT, CHART = "result.json", "chart.svg"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -55,6 +62,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rows", default="", metavar="A,B", help=f"of {', '.join(ROWS)}; or all")
     parser.add_argument("--rounds", type=_count, default=5, help="rounds of each row (5)")
     parser.add_argument("--seconds", type=_count, default=3, help="seconds of each round (3)")
+    parser.add_argument("--no-install", action="store_true", help="install nothing; name what is missing")
+    parser.add_argument(
+        "--write-readme", type=Path, metavar="JSON", help="measure nothing: write a result into README.md"
+    )
     parser.add_argument(
         "--output", type=Path, default=ROOT / ".bench/results", metavar="DIR", help="for JSON and chart"
     )
@@ -68,7 +79,13 @@ def _count(text: str) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
+    if args.write_readme is not None:
+        write_page(args.write_readme, PAGE)
+        print(f"written: {PAGE}")
+        return 0
     settings = Settings(selection.peers(args.peers), selection.rows(args.rows), args.rounds, args.seconds)
+    if not args.no_install:
+        install(settings.peers, _say)
     machine.check()
     cores = machine.cores()
     about = machine.facts() | {
@@ -87,7 +104,7 @@ def _run(args: argparse.Namespace) -> int:
             row.play(session, row)
             _write(result, args.output)
     print(f"\n{as_text(result)}")
-    print(f"written: {args.output / 'result.json'}")
+    print(f"\nwritten: {args.output / RESULT} and {args.output / CHART}")
     return 0 if session.went_well else 1
 
 
@@ -103,7 +120,8 @@ def _say(text: str) -> None:
 def _write(result: Result, folder: Path) -> None:
     """After each row, so that a run that is interrupted leaves what it had."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "result.json").write_text(json.dumps(result.as_json(), indent=1, ensure_ascii=False) + "\n")
+    (folder / RESULT).write_text(json.dumps(result.as_json(), indent=1, ensure_ascii=False) + "\n")
+    (folder / CHART).write_text(draw(result))
 
 
 if __name__ == "__main__":

@@ -57,9 +57,9 @@ def facts() -> dict[str, Any]:
         },
         "versions": {
             "python": platform.python_version(),
-            "openssl": ssl.OPENSSL_VERSION,
+            "openssl": ssl.OPENSSL_VERSION.removeprefix("OpenSSL "),
             **{name: _package(name) for name in ("uvloop", "httptools", "cryptography")},
-            "wrk": first_line("wrk", "-v", holding="wrk").split(" [")[0],
+            "wrk": first_line("wrk", "-v", holding="wrk").split(" [")[0].removeprefix("wrk "),
         },
     }
 

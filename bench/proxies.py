@@ -6,7 +6,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bench.load.probe import answers, answers_tls
+from bench.errors import CouldNotRunError
+from bench.load.probe import answers, answers_strangers, answers_tls
 from bench.site import Running
 from bench.usage import cpu_seconds
 
@@ -21,6 +22,8 @@ def start_inbound(site: Site, contestant: Contestant, upstream: int) -> Running:
     """Starts the side that terminates TLS, alone; returns when a request goes through it."""
     running = contestant.peer.inbound(site, contestant.work, upstream)
     running.processes[0].until(lambda: answers_tls(running.port, site.certificates), "answered")
+    if answers_strangers(running.port):
+        raise CouldNotRunError(f"{contestant.peer.name} serves callers without a certificate: no fair comparison")
     return running
 
 

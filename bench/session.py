@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -52,8 +53,11 @@ class Session:
         """A place in which things run; they are ended with the block."""
         folder = self.folder / f"{time.monotonic_ns():x}"
         folder.mkdir()
-        with Crew(folder, *self.cores) as crew:
-            yield Site(crew, self.certificates)
+        try:
+            with Crew(folder, *self.cores) as crew:
+                yield Site(crew, self.certificates)
+        finally:
+            shutil.rmtree(folder)  # a row writes some hundred megabytes of access log
 
     def contestants(self, row: Row) -> list[Contestant]:
         """The chosen peers of a row that this machine has; the others are put down as missing."""
@@ -78,25 +82,39 @@ class Session:
         prepare: Callable[[Contestant], State],
         measure: Callable[[Contestant, State], Reading],
     ) -> None:
-        """Prepares everybody, then plays round 1 of everybody, round 2 of everybody, and so on.
+        """Prepares everybody, then plays round 1 of everybody, round 2 of everybody, and so on."""
+        ready = self.prepare(row, contestants, prepare)
+        for number in range(1, self.settings.rounds + 1):
+            self.play_round(row, ready, number, measure)
 
-        Who fails is out from there on, with the reason in the cells, and stops nobody else.
-        """
-        ready: dict[Contestant, State] = {}
+    def prepare(
+        self, row: Row, contestants: Iterable[Contestant], prepare: Callable[[Contestant], State]
+    ) -> dict[Contestant, State]:
+        """Prepares everybody; who cannot be is left out, with the reason in its cells."""
+        ready = {}
         for each in contestants:
             try:
                 ready[each] = prepare(each)
             except CouldNotRunError as error:
                 self._put_down(row, each, error, "before the first round")
-        for number in range(1, self.settings.rounds + 1):
-            for each in list(ready):
-                try:
-                    reading = measure(each, ready[each])
-                except CouldNotRunError as error:
-                    self._put_down(row, each, error, f"in round {number}")
-                    del ready[each]
-                else:
-                    self._record(row, each, number, reading)
+        return ready
+
+    def play_round(
+        self,
+        row: Row,
+        ready: dict[Contestant, State],
+        number: int,
+        measure: Callable[[Contestant, State], Reading],
+    ) -> None:
+        """Measures everybody once. Who fails is out from there on, and stops nobody else."""
+        for each in list(ready):
+            try:
+                reading = measure(each, ready[each])
+            except CouldNotRunError as error:
+                self._put_down(row, each, error, f"in round {number}")
+                del ready[each]
+            else:
+                self._record(row, each, number, reading)
 
     def _put_down(self, row: Row, contestant: Contestant, error: CouldNotRunError, when: str) -> None:
         self.progress(row.id, f"{contestant.peer.name} could not run {when}: {error}")

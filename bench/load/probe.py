@@ -6,6 +6,7 @@ import http.client
 import ssl
 from typing import TYPE_CHECKING
 
+from bench.load.tls import stranger_context
 from bench.processes import HOST
 
 if TYPE_CHECKING:
@@ -23,6 +24,11 @@ def answers(port: int) -> bool:
 def answers_tls(port: int, certificates: Certificates) -> bool:
     """Says whether a small GET over mutual TLS is answered with 200."""
     return _ok(http.client.HTTPSConnection(HOST, port, timeout=_TIMEOUT, context=certificates.context()))
+
+
+def answers_strangers(port: int) -> bool:
+    """Says whether a client without a certificate is answered with 200, which no proxy here may do."""
+    return _ok(http.client.HTTPSConnection(HOST, port, timeout=_TIMEOUT, context=stranger_context()))
 
 
 def _ok(connection: http.client.HTTPConnection) -> bool:

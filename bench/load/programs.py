@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import CouldNotRunError
+from bench.processes import PATIENCE
 from bench.site import CALLER
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from bench.processes import Process
     from bench.site import Site
 
 
@@ -33,20 +37,34 @@ def open_connections(site: Site, mode: str, port: int, seconds: float) -> int:
     return int(answer["connections"])
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Idle connections that a process of its own keeps open."""
+
+    process: Process
+    count: int
+
+    def release(self) -> None:
+        """Lets them go; raises CouldNotRunError when the proxy had closed one before that."""
+        if self.process.popen.stdin is not None:
+            self.process.popen.stdin.close()
+        try:
+            self.process.popen.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            raise CouldNotRunError("the holder of idle connections does not end") from None
+        closed = (_last(self.process.log.read_text()) or {}).get("closed")
+        if closed != 0:
+            raise CouldNotRunError(f"{closed} of {self.count} idle connections were closed by the proxy")
+
+
 @contextmanager
-def holding(site: Site, port: int, count: int, *, tls: bool = True) -> Iterator[None]:
-    """Holds idle connections, each after one request, while a block runs; raises when any was closed meanwhile."""
+def holding(site: Site, port: int, count: int, *, tls: bool = True) -> Iterator[Held]:
+    """Holds idle connections, each after one request, while a block runs."""
     options = ["--port", str(port), "--count", str(count), *(identity(site) if tls else [])]
     process = site.crew.start("holder", site.crew.load_core, sys.executable, "-m", "bench.load.holder", *options)
     try:
         process.until(lambda: _last(process.log.read_text()) is not None, f"opened {count} connections")
-        yield
-        if process.popen.stdin is not None:
-            process.popen.stdin.close()
-        process.popen.wait(10)
-        closed = (_last(process.log.read_text()) or {}).get("closed")
-        if closed != 0:
-            raise CouldNotRunError(f"{closed} of {count} idle connections were closed by the proxy")
+        yield Held(process, count)
     finally:
         site.crew.end([process])
 

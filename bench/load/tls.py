@@ -19,11 +19,19 @@ def client_context(authority: Path, certificate: Path, key: Path) -> SSLContext:
 
     SPIFFE certificates have no host name to check; whom it talks to it has started itself.
     """
+    context = stranger_context()
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_verify_locations(authority)
+    context.load_cert_chain(certificate, key)
+    return context
+
+
+def stranger_context() -> SSLContext:
+    """A client that has no certificate and asks for none."""
     context = SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.check_hostname = False
-    context.load_verify_locations(authority)
-    context.load_cert_chain(certificate, key)
+    context.verify_mode = ssl.CERT_NONE
     return context
 
 

@@ -24,6 +24,7 @@ defaults
   mode %(mode)s
   log global
   option %(log)s
+  %(delay)s
   timeout connect 5s
   timeout client 600s
   timeout server 600s
@@ -38,8 +39,12 @@ backend up
 
 @dataclass(frozen=True, slots=True)
 class Haproxy:
-    """The load balancer of the distribution."""
+    """The load balancer of the distribution.
 
+    ``no_delay`` passes pieces of a body on as they come, which it does not by itself: a stream of events stutters then.
+    """
+
+    no_delay: bool = False
     name: str = "haproxy"
 
     def missing(self, work: Work) -> str | None:  # noqa: ARG002 - one program does both
@@ -55,20 +60,20 @@ class Haproxy:
         """Client certificates are demanded and verified."""
         files = site.certificates
         tls = f"ssl crt {files.both(PEER)} ca-file {files.authority} verify required ssl-min-ver TLSv1.3"
-        return _start(site, work, listen=tls, to=upstream, tls="")
+        return self._start(site, work, listen=tls, to=upstream, tls="")
 
     def outbound(self, site: Site, work: Work, inbound: int) -> Running:
         """The other side's chain is verified; idle connections are shared by all clients."""
         files = site.certificates
         tls = f"ssl crt {files.both(CALLER)} ca-file {files.authority} verify required ssl-min-ver TLSv1.3"
-        return _start(site, work, listen="", to=inbound, tls=tls)
+        return self._start(site, work, listen="", to=inbound, tls=tls)
 
-
-def _start(site: Site, work: Work, **parts: object) -> Running:
-    port = site.crew.port()
-    by_work = {
-        Work.HTTP: {"mode": "http", "log": "httplog", "reuse": "http-reuse always"},
-        Work.TCP: {"mode": "tcp", "log": "tcplog", "reuse": ""},
-    }
-    config = site.file("haproxy.cfg", _CONFIG % (by_work[work] | {"port": port} | parts))
-    return site.proxy("haproxy", port, path_of("haproxy"), "-db", "-f", config)
+    def _start(self, site: Site, work: Work, **parts: object) -> Running:
+        port = site.crew.port()
+        by_work = {
+            Work.HTTP: {"mode": "http", "log": "httplog", "reuse": "http-reuse always"},
+            Work.TCP: {"mode": "tcp", "log": "tcplog", "reuse": ""},
+        }
+        delay = {"delay": "option http-no-delay" if self.no_delay else ""}
+        config = site.file("haproxy.cfg", _CONFIG % (by_work[work] | delay | {"port": port} | parts))
+        return site.proxy("haproxy", port, path_of("haproxy"), "-db", "-f", config)

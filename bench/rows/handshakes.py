@@ -52,8 +52,8 @@ PER_CONNECTION: Final = Row(
     "per-connection",
     "one request on each TLS connection, the accepting side alone, full and resumed",
     (
-        Line("per-connection.full", "connection with one request, full handshake, accepting side", "ms CPU"),
-        Line("per-connection.resumed", "connection with one request, resumed, accepting side", "ms CPU"),
+        Line("per-connection.full", "connection with one request, full handshake", "ms CPU"),
+        Line("per-connection.resumed", "connection with one request, resumed", "ms CPU"),
     ),
     HTTP_PEERS,
     _play,

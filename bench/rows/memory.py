@@ -31,11 +31,12 @@ def _play(session: Session, row: Row) -> None:
             running = start_inbound(site, contestant, upstream)
             try:
                 idle = max(resident_bytes(running.processes))  # a master that only waits is not what a user pays for
-                with holding(site, running.port, FIRST_ONES):
-                    pass
+                with holding(site, running.port, FIRST_ONES) as held:
+                    held.release()
                 before = sum(resident_bytes(running.processes))
-                with holding(site, running.port, CONNECTIONS):
+                with holding(site, running.port, CONNECTIONS) as held:
                     after = sum(resident_bytes(running.processes))
+                    held.release()
                 return Reading((idle / MEGA, (after - before) / CONNECTIONS / KILO))
             finally:
                 site.crew.end(list(running.processes))

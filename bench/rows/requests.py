@@ -25,7 +25,14 @@ GIGA: Final = 1e9
 WARM_UP: Final = 1.0
 
 
-def play(session: Session, row: Row, *, load: Load, read: Callable[[Sent, float], Reading]) -> None:
+def play(
+    session: Session,
+    row: Row,
+    *,
+    load: Load,
+    read: Callable[[Sent, float], Reading],
+    contestants: list[Contestant] | None = None,
+) -> None:
     """Loads the pair of each contestant in turn; ``read`` makes a reading of what went through and its CPU seconds."""
     with session.site() as site:
         upstream = web.start(site)
@@ -39,7 +46,7 @@ def play(session: Session, row: Row, *, load: Load, read: Callable[[Sent, float]
             sent, seconds = loaded(site, running, load, session.settings.seconds)
             return read(sent, seconds)
 
-        session.interleave(row, session.contestants(row), prepare, measure)
+        session.interleave(row, session.contestants(row) if contestants is None else contestants, prepare, measure)
 
 
 def loaded(site: Site, running: Running, load: Load, seconds: float) -> tuple[Sent, float]:

@@ -77,7 +77,7 @@ class Verdict:
         bound = self.bound.text(unit)
         if self.ratio is None:
             return f"{bound}: not known"
-        off = abs(self.ratio - 1)
+        off = round(abs(self.ratio - 1), 3)
         distance = f"{off:.0%}" if off >= 0.1 else f"{off:.1%}"
         return f"{bound}: yes, {distance} below" if self.met else f"{bound}: no, {distance} above"
 

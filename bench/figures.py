@@ -67,6 +67,6 @@ def written(value: float) -> str:
     if value == 0:
         return "0"
     for limit, digits in ((100.0, 0), (10.0, 1), (1.0, 2)):
-        if abs(value) >= limit - 0.5 * 10.0**-digits:
+        if abs(value) >= limit - 0.05 * 10.0**-digits:
             return f"{value:.{digits}f}"
     return f"{value:.3f}"

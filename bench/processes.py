@@ -27,8 +27,8 @@ PATIENCE: Final = 30.0
 #: Seconds from SIGTERM to SIGKILL, all processes together.
 FAREWELL: Final = 3.0
 
-#: How programs begin to tell of an error, and how many lines from the end that may be.
-_ERROR: Final = re.compile(r"error|emerg|alert|critical|not served|cannot|failed", re.IGNORECASE)
+#: How programs tell of an error (`FILE:LINE: …` is ours), and how many lines from the end that may be.
+_ERROR: Final = re.compile(r"error|emerg|alert|critical|cannot|failed|:\d+: ", re.IGNORECASE)
 _LOOK_BACK: Final = 8
 
 #: Ports that the kernel does not give to clients; each benchmark process begins to look at another place.
@@ -50,7 +50,7 @@ class Process:
         return self.popen.pid
 
     def last_words(self) -> str:
-        """What it said last: of its last lines the first that tells of an error, else the last. Ours are one of these."""
+        """What it said last: of its last lines the first that tells of an error, else the last."""
         lines = [line.strip() for line in self.log.read_text(errors="backslashreplace").splitlines() if line.strip()]
         told = [line for line in lines[-_LOOK_BACK:] if _ERROR.search(line)] + lines[-1:]
         return told[0].replace(f"{self.log.parent}/", "") if told else "no message"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import time
 from contextlib import contextmanager
@@ -47,11 +48,12 @@ class Session:
     result: Result
     say: Callable[[str], None]
     _began: float = field(default_factory=time.monotonic)
+    _sites: Iterator[int] = field(default_factory=itertools.count)
 
     @contextmanager
     def site(self) -> Iterator[Site]:
         """A place in which things run; they are ended with the block."""
-        folder = self.folder / f"{time.monotonic_ns():x}"
+        folder = self.folder / str(next(self._sites))  # short: a UNIX socket has a path of 107 bytes
         folder.mkdir()
         try:
             with Crew(folder, *self.cores) as crew:

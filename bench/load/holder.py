@@ -9,6 +9,7 @@ import argparse
 import json
 import select
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -34,20 +35,22 @@ def main(argv: list[str] | None = None) -> int:
         parser.add_argument(f"--{name}", type=Path)
     args = parser.parse_args(argv)
     context = client_context(args.authority, args.certificate, args.key) if args.authority else None
-    try:
-        held = [_open(args.port, context) for _ in range(args.count)]
-    except OSError as error:
-        print(f"a connection to hold: {type(error).__name__}: {error}")
-        return 1
-    print(json.dumps({"open": len(held)}), flush=True)
-    sys.stdin.read()
-    print(json.dumps({"open": len(held), "closed": _closed(held)}), flush=True)
+    with ExitStack() as stack:
+        try:
+            held = [_open(stack, args.port, context) for _ in range(args.count)]
+        except OSError as error:
+            print(f"a connection to hold: {type(error).__name__}: {error}")
+            return 1
+        print(json.dumps({"open": len(held)}), flush=True)
+        sys.stdin.read()
+        print(json.dumps({"open": len(held), "closed": _closed(held)}), flush=True)
     return 0
 
 
-def _open(port: int, context: SSLContext | None) -> socket.socket:
-    plain = connect(port)
-    held = plain if context is None else context.wrap_socket(plain)
+def _open(stack: ExitStack, port: int, context: SSLContext | None) -> socket.socket:
+    held = stack.enter_context(connect(port))
+    if context is not None:
+        held = stack.enter_context(context.wrap_socket(held))
     held.sendall(REQUEST % (HOST.encode(), port))
     answer = b""
     while not answer.endswith(END):

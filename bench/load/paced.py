@@ -12,6 +12,7 @@ import select
 import sys
 import time
 from collections import deque
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -83,10 +84,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, required=True)
     parser.add_argument("--connections", type=int, default=32)
     args = parser.parse_args(argv)
+    request = b"GET / HTTP/1.1\r\nHost: %s:%d\r\n\r\n" % (HOST.encode(), args.port)
     try:
-        request = b"GET / HTTP/1.1\r\nHost: %s:%d\r\n\r\n" % (HOST.encode(), args.port)
-        pacer = Pacer(request, deque(connect(args.port) for _ in range(args.connections)))
-        pacer.run(args.rate, args.seconds)
+        with ExitStack() as stack:
+            pacer = Pacer(request, deque(stack.enter_context(connect(args.port)) for _ in range(args.connections)))
+            pacer.run(args.rate, args.seconds)
     except (OSError, WrongAnswerError) as error:
         print(f"paced failed: {type(error).__name__}: {error}")
         return 1

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench import machine, selection
+from bench.certificates import Certificates
 from bench.chart import draw
 from bench.errors import UsageError
 from bench.install import install
@@ -23,7 +24,6 @@ from bench.processes import ROOT
 from bench.result import Result
 from bench.rows.table import ROWS
 from bench.session import Session, Settings
-from bench.site import Certificates
 from bench.table import as_text
 
 if TYPE_CHECKING:

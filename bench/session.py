@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
+    from bench.certificates import Certificates
     from bench.result import Result
     from bench.rows.row import Reading, Row
-    from bench.site import Certificates
 
 State = TypeVar("State")
 

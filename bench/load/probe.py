@@ -10,7 +10,7 @@ from bench.load.tls import stranger_context
 from bench.processes import HOST
 
 if TYPE_CHECKING:
-    from bench.site import Certificates
+    from bench.certificates import Certificates
 
 #: Seconds for one look; a proxy that is just starting is asked again.
 _TIMEOUT = 5.0

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from bench.certificates import CALLER
 from bench.errors import CouldNotRunError
 from bench.processes import PATIENCE
-from bench.site import CALLER
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

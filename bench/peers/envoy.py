@@ -11,10 +11,10 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from bench.certificates import CALLER, PEER, spiffe_prefix
 from bench.peers.peer import Work
 from bench.processes import ROOT
 from bench.programs import find, first_line
-from bench.site import CALLER, PEER, spiffe_prefix
 
 if TYPE_CHECKING:
     from bench.site import Running, Site

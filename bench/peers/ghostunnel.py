@@ -7,9 +7,9 @@ import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from bench.certificates import CALLER, PEER, spiffe_prefix
 from bench.peers.peer import Work
 from bench.programs import first_line
-from bench.site import CALLER, PEER, spiffe_prefix
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,7 +52,8 @@ def _program() -> str:
 
 def _start(site: Site, name: str, mode: str, to: int, *rule: str) -> Running:
     port, files = site.crew.port(), site.certificates
-    identity: list[str | Path] = ["--cert", files.certificate(name), "--key", files.key(name)]
+    certificate = files.named if name == PEER else files.certificate(name)  # it looks for the address as well
+    identity: list[str | Path] = ["--cert", certificate, "--key", files.key(name)]
     addresses = ["--listen", f"127.0.0.1:{port}", "--target", f"127.0.0.1:{to}"]
     trust: list[str | Path] = ["--cacert", files.authority]
     return site.proxy("ghostunnel", port, _program(), mode, *addresses, *identity, *trust, *rule)

@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from bench.certificates import CALLER, PEER
 from bench.peers.peer import Work
 from bench.programs import first_line, lacking, path_of
-from bench.site import CALLER, PEER
 
 if TYPE_CHECKING:
     from bench.site import Running, Site

@@ -1,7 +1,7 @@
 """nginx: its HTTP proxy, and its stream module for tunnels.
 
-It proves callers by chain. Of an upstream it demands a DNS name, which a certificate with nothing but a SPIFFE ID does
-not have, so the peer is not verified there; neither side knows allow rules for SPIFFE IDs.
+It proves callers by chain, and the peer by chain and host name, so its accepting side has the certificate with names;
+neither side knows allow rules for SPIFFE IDs.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from bench.certificates import CALLER, PEER
 from bench.nginx import STREAM_MODULE, make_config, temporary_paths
 from bench.peers.peer import Work
 from bench.programs import first_line, lacking, path_of
-from bench.site import CALLER, PEER
 
 if TYPE_CHECKING:
-    from bench.site import Certificates, Running, Site
+    from bench.site import Running, Site
 
 #: Bodies pass through: by default nginx spools large ones to disk, which the others never do.
 _HTTP: Final = """
@@ -57,8 +57,10 @@ class Nginx:
     def inbound(self, site: Site, work: Work, upstream: int) -> Running:
         """Client certificates are demanded and verified."""
         port = site.crew.port()
-        tls = _identity("ssl", site.certificates, PEER) + (
-            f"ssl_protocols TLSv1.3; ssl_verify_client on; ssl_client_certificate {site.certificates.authority};"
+        files = site.certificates
+        tls = (
+            f"ssl_certificate {files.named}; ssl_certificate_key {files.key(PEER)}; "
+            f"ssl_protocols TLSv1.3; ssl_verify_client on; ssl_client_certificate {files.authority};"
         )
         listen = f"listen 127.0.0.1:{port} ssl backlog=4096; {tls}"
         return _start(site, work, port, listen=listen, to=upstream, scheme="http", tls="")
@@ -66,15 +68,16 @@ class Nginx:
     def outbound(self, site: Site, work: Work, inbound: int) -> Running:
         """The connections to the other side are kept, and their sessions resumed."""
         port = site.crew.port()
-        tls = _identity("proxy_ssl", site.certificates, CALLER) + "proxy_ssl_protocols TLSv1.3;"
+        files = site.certificates
+        tls = (
+            f"proxy_ssl_certificate {files.certificate(CALLER)}; proxy_ssl_certificate_key {files.key(CALLER)}; "
+            "proxy_ssl_protocols TLSv1.3; proxy_ssl_verify on; "
+            f"proxy_ssl_trusted_certificate {files.authority}; proxy_ssl_name {PEER};"
+        )
         if work is Work.TCP:
             tls += " proxy_ssl on;"
         listen = f"listen 127.0.0.1:{port} backlog=4096;"
         return _start(site, work, port, listen=listen, to=inbound, scheme="https", tls=tls)
-
-
-def _identity(prefix: str, files: Certificates, name: str) -> str:
-    return f"{prefix}_certificate {files.certificate(name)}; {prefix}_certificate_key {files.key(name)}; "
 
 
 def _start(site: Site, work: Work, port: int, **parts: object) -> Running:

@@ -7,9 +7,9 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from bench.certificates import CALLER, PEER, TRUST_DOMAIN, spiffe_prefix
 from bench.peers.peer import Work
 from bench.programs import first_line
-from bench.site import CALLER, PEER, TRUST_DOMAIN, spiffe_prefix
 
 if TYPE_CHECKING:
     from bench.site import Running, Site

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from bench.certificates import CALLER, PEER
 from bench.peers.peer import Work
 from bench.programs import first_line, lacking, path_of
-from bench.site import CALLER, PEER
 
 if TYPE_CHECKING:
     from bench.site import Running, Site

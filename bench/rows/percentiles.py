@@ -22,12 +22,14 @@ def _play(session: Session, row: Row) -> None:
     """The same rate for everybody, half of what goes through ourselves: latencies at different rates say nothing."""
     seconds = session.settings.seconds
     rate: float | None = None
+    notes: dict[str, float] = {}
     with session.site() as site:
         upstream = web.start(site)
 
-        def paced(port: int, rate: float) -> dict[str, float]:
+        def paced(port: int, rate: float) -> tuple[float, float, float]:
             options = ("--port", str(port), "--rate", f"{rate:.1f}", "--seconds", str(seconds))
-            return site.crew.ask("paced", "bench.load.paced", *options, seconds=seconds)
+            found = site.crew.ask("paced", "bench.load.paced", *options, seconds=seconds)
+            return found["p50_ms"], found["p99_ms"], found["p999_ms"]
 
         def prepare(contestant: Contestant) -> Running:
             nonlocal rate
@@ -35,14 +37,14 @@ def _play(session: Session, row: Row) -> None:
             full = wrk.run(site, running.port, Load(), seconds)
             if contestant.peer.name == OURSELVES:
                 rate = full.requests / seconds / 2
+                floor = paced(upstream, rate)
+                notes.update({"requests/s": rate, "ms p50 without a proxy": floor[0], "ms p99 without": floor[1]})
             return running
 
         def measure(_: Contestant, running: Running) -> Reading:
             if rate is None:
                 raise CouldNotRunError("the rate is half of sidecar's full load, which is not known")
-            floor, found = paced(upstream, rate), paced(running.port, rate)
-            notes = {"requests/s": rate, "ms p50 without a proxy": floor["p50_ms"], "ms p99 without": floor["p99_ms"]}
-            return Reading((found["p50_ms"], found["p99_ms"], found["p999_ms"]), notes)
+            return Reading(paced(running.port, rate), notes)
 
         session.interleave(row, session.contestants(row), prepare, measure)
 

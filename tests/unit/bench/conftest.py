@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from bench.certificates import PEER, Certificates
 from bench.load.tls import SSLContext
 from bench.processes import Crew
-from bench.site import PEER, Certificates, Site
+from bench.site import Site
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from bench.backend import events as event_server
+from bench.certificates import CALLER
 from bench.load import connections, events, holder, paced
 from bench.load.percentiles import percentile
 from bench.load.probe import answers, answers_strangers, answers_tls
-from bench.site import CALLER
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from bench.certificates import Certificates
     from bench.load.tls import SSLContext
-    from bench.site import Certificates
 
     Serve = Callable[..., Any]
 

@@ -21,9 +21,10 @@ from sidecar.config.load import load
 from sidecar.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from bench.certificates import Certificates
     from bench.peers.peer import Peer
     from bench.processes import Crew
-    from bench.site import Certificates, Site
+    from bench.site import Site
 
 UPSTREAM, INBOUND = 8_123, 8_443
 

@@ -15,7 +15,7 @@ from bench.session import Session, Settings
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from bench.site import Certificates
+    from bench.certificates import Certificates
 
 LINE = Line("x", "a row", "µs")
 OTHER = Line("x.other", "the same row", "KB")

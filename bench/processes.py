@@ -55,14 +55,19 @@ class Process:
         told = [line for line in lines[-_LOOK_BACK:] if _ERROR.search(line)] + lines[-1:]
         return told[0].replace(f"{self.log.parent}/", "") if told else "no message"
 
-    def until(self, ready: Callable[[], bool], what: str) -> None:
-        """Waits until something holds; raises CouldNotRunError when the process ends before, or takes too long."""
-        deadline = time.monotonic() + PATIENCE
+    def until(self, ready: Callable[[], bool], what: str, more: float = 0.0) -> None:
+        """Waits until something holds; raises CouldNotRunError when the process ends before, or takes too long.
+
+        ``more`` is seconds beyond `PATIENCE`, for what is known to take long.
+        """
+        deadline = time.monotonic() + PATIENCE + more
         while not ready():
             if self.popen.poll() is not None:
                 raise CouldNotRunError(f"{self.name} ended before it {what}: {self.last_words()}")
             if time.monotonic() > deadline:
-                raise CouldNotRunError(f"{self.name} has not {what} within {PATIENCE:.0f} s: {self.last_words()}")
+                raise CouldNotRunError(
+                    f"{self.name} has not {what} within {PATIENCE + more:.0f} s: {self.last_words()}"
+                )
             time.sleep(0.02)
 
 

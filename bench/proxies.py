@@ -29,7 +29,11 @@ def start_inbound(site: Site, contestant: Contestant, upstream: int) -> Running:
 
 def start_pair(site: Site, contestant: Contestant, upstream: int) -> Running:
     """Starts both sides; returns when a request goes through both."""
-    inner = start_inbound(site, contestant, upstream)
+    return start_outbound(site, contestant, start_inbound(site, contestant, upstream))
+
+
+def start_outbound(site: Site, contestant: Contestant, inner: Running) -> Running:
+    """Starts the other side for one that runs; returns the pair when a request goes through both."""
     outer = contestant.peer.outbound(site, contestant.work, inner.port)
     outer.processes[0].until(lambda: answers(outer.port), "answered")
     return Running(outer.port, (*outer.processes, *inner.processes))

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from bench.certificates import CALLER
 from bench.errors import CouldNotRunError
@@ -37,6 +37,10 @@ def open_connections(site: Site, mode: str, port: int, seconds: float) -> int:
     return int(answer["connections"])
 
 
+#: A slow machine opens that many TLS connections in a second.
+_A_SECOND: Final = 50
+
+
 @dataclass(frozen=True, slots=True)
 class Held:
     """Idle connections that a process of its own keeps open."""
@@ -63,7 +67,8 @@ def holding(site: Site, port: int, count: int, *, tls: bool = True) -> Iterator[
     options = ["--port", str(port), "--count", str(count), *(identity(site) if tls else [])]
     process = site.crew.start("holder", site.crew.load_core, sys.executable, "-m", "bench.load.holder", *options)
     try:
-        process.until(lambda: _last(process.log.read_text()) is not None, f"opened {count} connections")
+        opened = f"opened {count} connections"
+        process.until(lambda: _last(process.log.read_text()) is not None, opened, more=count / _A_SECOND)
         yield Held(process, count)
     finally:
         site.crew.end([process])

@@ -12,16 +12,15 @@ from bench.load.programs import holding
 from bench.load.wrk import Load
 from bench.peers.peer import Work
 from bench.peers.sidecar import Sidecar
-from bench.proxies import start_inbound, start_pair
+from bench.proxies import start_inbound, start_outbound, start_pair
 from bench.rows.requests import MICRO, WARM_UP, loaded
 from bench.rows.row import Contestant, Line, Reading, Row
 from bench.rows.settings import OURSELVES_ALONE
-from bench.site import Running
 from bench.usage import resident_bytes
 
 if TYPE_CHECKING:
     from bench.session import Session
-    from bench.site import Site
+    from bench.site import Running, Site
 
 FEW: Final = 10
 MANY: Final = 5_000
@@ -44,12 +43,11 @@ def _connections(session: Session, row: Row) -> None:
 
         def prepare(contestant: Contestant) -> Running:
             inner = start_inbound(site, contestant, upstream)
-            outer = contestant.peer.outbound(site, contestant.work, inner.port)
-            running = Running(outer.port, (*outer.processes, *inner.processes))
+            running = start_outbound(site, contestant, inner)
             wrk.run(site, running.port, load, WARM_UP)
             if contestant.lines[0].endswith(str(MANY)):
                 stack.enter_context(holding(site, inner.port, MANY - FEW))
-                stack.enter_context(holding(site, outer.port, MANY - FEW, tls=False))
+                stack.enter_context(holding(site, running.port, MANY - FEW, tls=False))
             return running
 
         def measure(_: Contestant, running: Running) -> Reading:

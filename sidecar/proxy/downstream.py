@@ -115,6 +115,7 @@ class Downstream:
     def lost(self) -> None:
         """The connection is gone."""
         self._abandon(ProxyCode.CLIENT_CLOSED)
+        self._receiver.release()
         self.listener.lost(self)
 
     def writable(self, *, yes: bool) -> None:

@@ -37,7 +37,7 @@ RESULT, CHART = "result.json", "chart.svg"
 def main(argv: list[str] | None = None) -> int:
     """0: measured; 1: we ourselves could not be measured in some line; 2: the command line or the machine is wrong."""
     args = _parser().parse_args(argv)
-    signal.signal(signal.SIGTERM, _interrupt)
+    before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         return _run(args)
     except UsageError as error:
@@ -46,6 +46,8 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("bench: interrupted; everything it started has ended", file=sys.stderr)
         return 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:

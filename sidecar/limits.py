@@ -41,5 +41,9 @@ class Limits:
     upstream_idle_timeout: float = 4.0
     #: A response body that stays silent, such as a server-sent event stream: cut.
     stream_idle_timeout: float = 3600.0
-    #: Connections to the upstream of one entry: 503.
+    #: A tunnel (tcp) in which no byte moves in either direction: cut.
+    tunnel_idle_timeout: float = 3600.0
+    #: A tunnel (tcp), however busy: cut.
+    tunnel_lifetime: float = 24 * 3600.0
+    #: Connections to the upstream of one entry: 503, a tunnel is cut.
     upstream_connections: int = 1024

@@ -6,14 +6,17 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from sidecar.config.effective import policy_version
+from sidecar.config.values import Protocol
 from sidecar.http.limits import HttpLimits
-from sidecar.policy.routes import Route, RouteTable, listen_hosts
+from sidecar.policy.routes import ConnectionRoute, Route, RouteTable, listen_hosts
 from sidecar.policy.table import Table
+from sidecar.proxy.dialler import Dialler
 from sidecar.proxy.inbound import InboundService
 from sidecar.proxy.outbound import OutboundService, TlsDestination
 from sidecar.proxy.pool import PlainDestination, Pool
 from sidecar.proxy.service import Self
-from sidecar.tls.contexts import Credentials, client_context, server_context
+from sidecar.proxy.tunnel_service import InboundTunnels, OutboundTunnels, Wanted, Way
+from sidecar.tls.contexts import HTTP_ALPN, NO_ALPN, Credentials, client_context, server_context
 from sidecar.tls.expectation import expect_peer
 
 if TYPE_CHECKING:
@@ -22,8 +25,10 @@ if TYPE_CHECKING:
     from sidecar.config.load import Loaded
     from sidecar.config.values import Inbound, Outbound
     from sidecar.limits import Limits
+    from sidecar.proxy.connection import Entry
     from sidecar.proxy.hub import Hub
-    from sidecar.proxy.service import Service
+    from sidecar.proxy.pool import Destination
+    from sidecar.tls.contexts import TlsContext
 
 #: Where a listener stands and which way it faces: what has to stay for its socket to stay.
 Place = tuple[str, str, int]
@@ -31,13 +36,19 @@ Place = tuple[str, str, int]
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """Everything that belongs to one configuration. ``pools`` are keyed by all that a connection in them depends on."""
+    """Everything that belongs to one configuration.
+
+    ``pools``, and the ``destinations`` of tunnels, are keyed by all that a connection of theirs depends on; ``diallers`` by
+    the entry whose connections they count.
+    """
 
     loaded: Loaded
     own: Self
     policy_version: str
-    services: dict[Place, Service] = field(default_factory=dict)
+    services: dict[Place, Entry] = field(default_factory=dict)
     pools: dict[Hashable, Pool] = field(default_factory=dict)
+    destinations: dict[Hashable, Destination] = field(default_factory=dict)
+    diallers: dict[Hashable, Dialler] = field(default_factory=dict)
 
 
 def http_limits(limits: Limits) -> HttpLimits:
@@ -46,20 +57,22 @@ def http_limits(limits: Limits) -> HttpLimits:
 
 
 def build(hub: Hub, loaded: Loaded, previous: Generation | None) -> Generation:
-    """Builds the services of a configuration; keeps the pools of ``previous`` whose every input is unchanged.
+    """Builds the services of a configuration; keeps whatever of ``previous`` has every input unchanged.
 
     Raises ConfigurationError where OpenSSL does not take the identity.
     """
     svid = loaded.material.svid
     own = Self(svid, str(svid.id), str(svid.pin), loaded.material.protection)
     generation = Generation(loaded, own, policy_version(loaded.config))
-    kept = {} if previous is None else previous.pools
+    kept = previous or generation
     for entry in loaded.config.inbound:
         place = ("inbound", entry.listen.host, entry.listen.port)
-        generation.services[place] = _inbound(hub, generation, entry, kept)
+        make = _inbound if entry.forward.protocol is Protocol.HTTP else _inbound_tunnels
+        generation.services[place] = make(hub, generation, entry, kept)
     for outbound in loaded.config.outbound:
         place = ("outbound", outbound.listen.host, outbound.listen.port)
-        generation.services[place] = _outbound(hub, generation, outbound, kept)
+        build_outbound = _outbound if outbound.protocol is Protocol.HTTP else _outbound_tunnels
+        generation.services[place] = build_outbound(hub, generation, outbound, kept)
     return generation
 
 
@@ -67,38 +80,21 @@ def _credentials(loaded: Loaded) -> Credentials:
     return Credentials(loaded.material.chain_pem, loaded.material.key_pem)
 
 
-def _inbound(hub: Hub, generation: Generation, entry: Inbound, kept: dict[Hashable, Pool]) -> InboundService:
-    loaded = generation.loaded
-    # Each listener and each reload has its own context, so no ticket is good across either (CVE-2025-23419).
-    tls = server_context(_credentials(loaded), loaded.material.bundles)
+# --- requests
+
+
+def _inbound(hub: Hub, generation: Generation, entry: Inbound, kept: Generation) -> Entry:
     target = entry.forward.address
     key = ("inbound", entry.name, target)
-    pool = kept.get(key) or Pool(PlainDestination(target.host, target.port, hub), hub)
+    pool = kept.pools.get(key) or Pool(PlainDestination(target.host, target.port, hub), hub)
     generation.pools[key] = pool
     table = Table.compile(entry.allow, generation.policy_version)
-    return InboundService(hub, entry.name, generation.own, tls, table, pool)
+    return InboundService(hub, entry.name, generation.own, _server_context(generation, HTTP_ALPN), table, pool)
 
 
-def _outbound(hub: Hub, generation: Generation, entry: Outbound, kept: dict[Hashable, Pool]) -> OutboundService:
-    loaded = generation.loaded
-    domain = entry.peer.trust_domain
-    credentials = _credentials(loaded)
-    bundle = loaded.material.bundles[domain]
-    key = (
-        "outbound",
-        entry.name,
-        entry.connect,
-        entry.server_name,
-        str(entry.peer),
-        entry.pins,
-        credentials.certificate_pem,
-        bundle.fingerprint,
-    )
-    pool = kept.get(key)
-    if pool is None:
-        tls = client_context(credentials, loaded.material.bundles, domain, expect_peer(entry.peer, entry.pins))
-        destination = TlsDestination(entry.connect.host, entry.connect.port, entry.server_name, tls, hub)
-        pool = Pool(destination, hub)
+def _outbound(hub: Hub, generation: Generation, entry: Outbound, kept: Generation) -> Entry:
+    key = _outbound_key(generation, entry)
+    pool = kept.pools.get(key) or Pool(_tls_destination(hub, generation, entry, HTTP_ALPN), hub)
     generation.pools[key] = pool
     route = Route(
         rule=f"outbound.{entry.name}",
@@ -108,3 +104,53 @@ def _outbound(hub: Hub, generation: Generation, entry: Outbound, kept: dict[Hash
     )
     routes = RouteTable(route, generation.policy_version)
     return OutboundService(hub, entry.name, generation.own, routes, pool, entry.host)
+
+
+# --- tunnels
+
+
+def _inbound_tunnels(hub: Hub, generation: Generation, entry: Inbound, kept: Generation) -> Entry:
+    target = entry.forward.address
+    where = PlainDestination(target.host, target.port, hub)
+    way = Way(where, _dialler(hub, generation, ("inbound", entry.name), kept), target)
+    table = Table.compile(entry.allow, generation.policy_version)
+    return InboundTunnels(hub, entry.name, generation.own, _server_context(generation, NO_ALPN), table, way)
+
+
+def _outbound_tunnels(hub: Hub, generation: Generation, entry: Outbound, kept: Generation) -> Entry:
+    key = _outbound_key(generation, entry)
+    where = kept.destinations.get(key) or _tls_destination(hub, generation, entry, NO_ALPN)
+    generation.destinations[key] = where
+    dialler = _dialler(hub, generation, ("outbound", entry.name), kept)
+    route = ConnectionRoute(f"outbound.{entry.name}", generation.policy_version)
+    way = Way(where, dialler, (entry.connect, entry.server_name))
+    wanted = Wanted(expect_peer(entry.peer, entry.pins), entry.peer.trust_domain)
+    return OutboundTunnels(hub, entry.name, generation.own, route, way, wanted)
+
+
+def _dialler(hub: Hub, generation: Generation, key: tuple[str, str], kept: Generation) -> Dialler:
+    generation.diallers[key] = dialler = kept.diallers.get(key) or Dialler(hub)
+    return dialler
+
+
+# --- TLS
+
+
+def _server_context(generation: Generation, alpn: tuple[str, ...]) -> TlsContext:
+    # Each listener and each reload has its own context, so no ticket is good across either (CVE-2025-23419).
+    return server_context(_credentials(generation.loaded), generation.loaded.material.bundles, alpn)
+
+
+def _outbound_key(generation: Generation, entry: Outbound) -> Hashable:
+    """All that a connection of an outbound entry depends on."""
+    material = generation.loaded.material
+    bundle = material.bundles[entry.peer.trust_domain]
+    who = (entry.connect, entry.server_name, str(entry.peer), entry.pins)
+    return ("outbound", entry.name, entry.protocol, *who, material.chain_pem, bundle.fingerprint)
+
+
+def _tls_destination(hub: Hub, generation: Generation, entry: Outbound, alpn: tuple[str, ...]) -> TlsDestination:
+    loaded, domain = generation.loaded, entry.peer.trust_domain
+    expect = expect_peer(entry.peer, entry.pins)
+    tls = client_context(_credentials(loaded), loaded.material.bundles, domain, expect, alpn)
+    return TlsDestination(entry.connect.host, entry.connect.port, entry.server_name, tls, hub)

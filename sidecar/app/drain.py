@@ -5,38 +5,42 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from sidecar.proxy.failure import ProxyCode
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-    from sidecar.proxy.downstream import Downstream
+    from sidecar.proxy.connection import Connection
     from sidecar.proxy.hub import Hub
-    from sidecar.proxy.listener import Listener
+    from sidecar.proxy.listener import AnyListener
 
 #: How often the drain looks whether what was in flight has ended, in seconds.
 LOOK_SECONDS = 0.02
 
 
-async def drain(hub: Hub, listeners: Collection[Listener], seconds: float) -> bool:
+async def drain(hub: Hub, listeners: Collection[AnyListener], seconds: float) -> bool:
     """Stops taking work, waits for what is in flight, and closes the rest.
 
     Inbound stops accepting at once, outbound when no inbound request is in flight any more; idle connections close,
-    answers carry ``connection: close``. Returns whether everything ended within ``seconds``.
+    answers carry ``connection: close``, tunnels go on. Returns whether everything ended within ``seconds``.
     """
     hub.draining = True
     deadline = hub.clock.monotonic() + seconds
     done = await _end(hub, listeners, "inbound", deadline)
     done = await _end(hub, listeners, "outbound", deadline) and done
+    for connection in list(hub.connections):
+        connection.give_up(ProxyCode.DRAINING)
     for stream in list(hub.streams):
         stream.abort()
     return done
 
 
-async def _end(hub: Hub, listeners: Collection[Listener], direction: str, deadline: float) -> bool:
+async def _end(hub: Hub, listeners: Collection[AnyListener], direction: str, deadline: float) -> bool:
     for listener in listeners:
         if listener.service.direction == direction:
             listener.stop()
 
-    def live() -> list[Downstream]:
+    def live() -> list[Connection]:
         # Of all listeners, those that a reload has removed included: what was begun there is finished too.
         return [c for c in hub.connections if c.listener.service.direction == direction]
 

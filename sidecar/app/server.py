@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import platform
 import ssl
-from functools import partial
 from typing import TYPE_CHECKING
 
 from sidecar import __version__
 from sidecar.admin.server import AdminServer, HealthServer
 from sidecar.app.build import Generation, Place, build, http_limits
 from sidecar.app.drain import drain
+from sidecar.app.reload import Reloader
 from sidecar.app.status import Status
-from sidecar.app.watch import Settled, watch
-from sidecar.config.faults import InvalidConfiguration
-from sidecar.config.load import Loaded, load
+from sidecar.app.watch import watch
 from sidecar.config.values import LogFull
-from sidecar.errors import ConfigurationError, SidecarError
-from sidecar.proxy.failure import ReloadCode
 from sidecar.proxy.hub import Hub
 from sidecar.proxy.listener import Listener, bind
 from sidecar.tasks import describe, exception_handler, spawn
@@ -29,14 +24,13 @@ from sidecar.telemetry.record import Event, Record
 from sidecar.telemetry.sink import Sink
 
 if TYPE_CHECKING:
+    import asyncio
     import socket
-    from collections.abc import Callable
-    from pathlib import Path
 
     from sidecar.clock import Clock
-    from sidecar.config.files import Snapshot
+    from sidecar.config.load import Loaded
     from sidecar.config.values import Config
-    from sidecar.proxy.downstream import Downstream
+    from sidecar.proxy.listener import AnyListener
 
 
 class Server:
@@ -48,28 +42,26 @@ class Server:
         self.metrics = Metrics()
         self.messages = Messages(clock.wall)
         loop.set_exception_handler(exception_handler(self.messages, self.metrics))
-        self.listeners: dict[Place, Listener] = {}
-        self._path: Path = loaded.config.source
+        self.listeners: dict[Place, AnyListener] = {}
         #: Lines dropped by access logs that a reload has replaced.
-        self._dropped = 0
+        self.log_dropped = 0
         self.hub = self._hub(loaded)
         self.generation = build(self.hub, loaded, None)
-        self._tried = loaded.snapshot
-        self._settled = Settled(loaded.snapshot)
+        self._reloader = Reloader(self)
         self._consoles = self._make_consoles(loaded)
         self._watching: asyncio.Task[None] | None = None
-        self._reloading = asyncio.Lock()
         self._stopping = False
         #: Resolves to the exit code when the process should end.
         self.ended: asyncio.Future[int] = loop.create_future()
 
     def _hub(self, loaded: Loaded) -> Hub:
         config = loaded.config
-        log = self._open_log(config)
-        self.metrics.log_dropped_total.source = lambda: self._dropped + self.hub.access_log.dropped
+        log = self.open_log(config)
+        self.metrics.log_dropped_total.source = lambda: self.log_dropped + self.hub.access_log.dropped
         return Hub(self.loop, self.clock, config.limits, http_limits(config.limits), log, self.metrics, self.messages)
 
-    def _open_log(self, config: Config) -> AccessLog:
+    def open_log(self, config: Config) -> AccessLog:
+        """Opens the access log that a configuration asks for."""
         sink = Sink.stdout() if config.access_log is None else Sink.file(config.access_log)
         deny = config.log_full is LogFull.DENY
         return AccessLog(sink, later=self.loop.call_later, messages=self.messages, deny_when_full=deny)
@@ -99,16 +91,16 @@ class Server:
             for place in self.generation.services:
                 bound[place] = bind(place[1], place[2])
             await self._open_consoles()
-            self.listeners = await self._open(self.generation, bound)
+            self.listeners = await self.open(self.generation, bound)
         except BaseException:
             for sock in bound.values():
                 sock.close()
             await self._close_consoles()
             raise
         self.hub.start()
-        self._show(self.generation)
-        self._watching = spawn(watch(self._settled, self._look, self._files_changed), name="watch")
-        self.hub.access_log.write(self._event(Event.START), urgent=True)
+        self.show(self.generation)
+        self._watching = spawn(watch(self._reloader.settled, self._reloader.look, self._files_changed), name="watch")
+        self.hub.access_log.write(self.event(Event.START), urgent=True)
         own = self.generation.own
         self.messages.info("ready", identity=own.name, pin=own.pin, protection=own.protection)
         for listener in self.listeners.values():
@@ -123,15 +115,12 @@ class Server:
         for console in self._consoles:
             await console.close()
 
-    def _look(self) -> Snapshot:
-        return self._tried.again()
-
     async def _files_changed(self) -> None:
         await self.reload("a changed file")
 
-    async def _open(self, generation: Generation, bound: dict[Place, socket.socket]) -> dict[Place, Listener]:
+    async def open(self, generation: Generation, bound: dict[Place, socket.socket]) -> dict[Place, AnyListener]:
         """Opens bound addresses for their services; all of them, or none."""
-        opened: dict[Place, Listener] = {}
+        opened: dict[Place, AnyListener] = {}
         try:
             for place, sock in bound.items():
                 listener = Listener(self.hub, generation.services[place], sock)
@@ -143,155 +132,22 @@ class Server:
             raise
         return opened
 
-    def _show(self, generation: Generation) -> None:
+    def show(self, generation: Generation) -> None:
+        """Tells the metrics what is in force."""
         svid = generation.own.svid
         self.metrics.certificate_expiry_timestamp_seconds.set(svid.not_after)
         self.metrics.set_policy(generation.policy_version)
         self.metrics.build_info.clear()
         self.metrics.build_info.labels(__version__, platform.python_version(), ssl.OPENSSL_VERSION).set(1)
 
-    def _event(self, event: Event, error: str | None = None) -> Record:
+    def event(self, event: Event, error: str | None = None) -> Record:
+        """Makes the log line of a change of the process."""
         version = self.generation.policy_version
         return Record(self.clock.wall(), event, policy_version=version, error=error)
 
-    # -- reload ---------------------------------------------------------------------------------------------------------
-
     async def reload(self, cause: str) -> bool:
-        """Reads everything once, checks it, and swaps it in; on any failure the old state serves on.
-
-        Returns whether the new configuration is in force.
-        """
-        async with self._reloading:
-            if self.hub.draining:
-                self.messages.info("a reload during a drain is ignored", cause=cause)
-                return False
-            try:
-                loaded = await self._read()
-                self._refuse_fixed(loaded)
-                generation = build(self.hub, loaded, self.generation)
-                log, opened = await self._acquire(generation)
-            except SidecarError as error:
-                self._reload_failed(error, cause)
-                return False
-            if self.hub.draining:  # it began while the new listeners were opened
-                for listener in opened.values():
-                    listener.stop()
-                if log is not None:
-                    log.close()
-                return False
-            self._swap(generation, opened)
-            await self._reopen_log(log)
-        self.metrics.reloads_total.labels("ok").inc()
-        self.messages.info("reloaded", cause=cause, policy=generation.policy_version)
-        self.hub.access_log.write(self._event(Event.RELOAD), urgent=True)
-        return True
-
-    async def _acquire(self, generation: Generation) -> tuple[AccessLog | None, dict[Place, Listener]]:
-        """Opens what is new: another access log, listeners on other addresses. All of it, or nothing."""
-        log = self._new_log(generation.loaded.config)
-        try:
-            return log, await self._open(generation, self._bind_new(generation))
-        except BaseException:
-            if log is not None:
-                log.close()
-            raise
-
-    async def _read(self) -> Loaded:
-        try:
-            # In a thread: a large policy takes a second to read, and traffic goes on meanwhile.
-            loaded = await asyncio.to_thread(load, self._path, now=self.clock.wall())
-        except InvalidConfiguration as error:
-            self._took(error.snapshot)
-            raise
-        self._took(loaded.snapshot)
-        return loaded
-
-    def _took(self, snapshot: Snapshot) -> None:
-        """These files were tried: they are tried again only when they change again."""
-        self._tried = snapshot
-        self._settled.took(snapshot)
-
-    def _refuse_fixed(self, loaded: Loaded) -> None:
-        """What cannot be changed while running refuses the reload as a whole, so that nobody believes it was taken."""
-        old, new = self.generation.loaded.config, loaded.config
-        for key in ("admin", "health"):
-            if getattr(old, key) != getattr(new, key):
-                raise ConfigurationError(
-                    ReloadCode.NEEDS_RESTART, f"{key} cannot change while running", hint=f"restart, or restore {key}"
-                )
-
-    def _new_log(self, config: Config) -> AccessLog | None:
-        """Opens another access log where the configuration asks for one."""
-        old = self.generation.loaded.config
-        same = (old.access_log, old.log_full) == (config.access_log, config.log_full)
-        return None if same else self._open_log(config)
-
-    async def _reopen_log(self, log: AccessLog | None) -> None:
-        """Puts another log in place and writes the old one out; the same log's file is opened again, for logrotate."""
-        if log is None:
-            self.hub.access_log.reopen()
-            return
-        old, self.hub.access_log = self.hub.access_log, log
-        dropped = old.dropped
-        self._dropped += dropped  # at once, and the rest when it is known: a counter never goes back
-        await asyncio.to_thread(old.close)
-        self._dropped += old.dropped - dropped
-
-    def _bind_new(self, generation: Generation) -> dict[Place, socket.socket]:
-        bound: dict[Place, socket.socket] = {}
-        try:
-            for place in generation.services.keys() - self.listeners.keys():
-                bound[place] = bind(place[1], place[2])
-        except SidecarError:
-            for sock in bound.values():
-                sock.close()
-            raise
-        return bound
-
-    def _swap(self, generation: Generation, opened: dict[Place, Listener]) -> None:
-        """Puts everything new in place at once: nothing is awaited here, so nobody sees a half of it."""
-        old, self.generation = self.generation, generation
-        config = generation.loaded.config
-        self.hub.limits, self.hub.http_limits = config.limits, http_limits(config.limits)
-        for place, listener in list(self.listeners.items()):
-            service = generation.services.get(place)
-            if service is None:
-                del self.listeners[place]
-                listener.stop()
-                self._retire(partial(_of, listener))
-            else:
-                listener.service = service
-        self.listeners |= opened
-        for key, pool in old.pools.items():
-            if generation.pools.get(key) is not pool:
-                pool.retire()
-        self._retire_changed_trust(old, generation)
-        self._show(generation)
-
-    def _retire_changed_trust(self, old: Generation, new: Generation) -> None:
-        """A caller proven by a bundle that has changed finishes what is in flight and takes no further request."""
-        before, after = old.loaded.material.bundles, new.loaded.material.bundles
-        changed = {
-            domain
-            for domain, bundle in before.items()
-            if domain not in after or after[domain].fingerprint != bundle.fingerprint
-        }
-        if changed:
-            # Who is still in a handshake is being proven by the old bundles: it has to begin again.
-            self._retire(lambda c: c.listener.service.secure and (c.peer is None or c.peer.id.trust_domain in changed))
-
-    def _retire(self, chosen: Callable[[Downstream], bool]) -> None:
-        for connection in list(self.hub.connections):
-            if chosen(connection):
-                connection.retire()
-
-    def _reload_failed(self, error: SidecarError, cause: str) -> None:
-        self.metrics.reloads_total.labels("failed").inc()
-        faults = error.faults if isinstance(error, InvalidConfiguration) else [error]
-        self.messages.error("reload refused, the old configuration serves on", cause=cause, faults=len(faults))
-        for fault in faults:
-            self.messages.error(str(fault))
-        self.hub.access_log.write(self._event(Event.RELOAD, error=str(error.code)), urgent=True)
+        """Takes the configuration as its files are now, all or nothing; returns whether it is in force."""
+        return await self._reloader.reload(cause)
 
     # -- the end --------------------------------------------------------------------------------------------------------
 
@@ -312,7 +168,7 @@ class Server:
     async def _drain(self) -> None:
         timeout = self.generation.loaded.config.drain_timeout
         self.messages.info("draining", timeout_seconds=timeout)
-        self.hub.access_log.write(self._event(Event.DRAIN), urgent=True)
+        self.hub.access_log.write(self.event(Event.DRAIN), urgent=True)
         if not await drain(self.hub, self.listeners.values(), timeout):
             self.messages.warning("drain_timeout is over: what was still in flight is cut")
         if not self.ended.done():
@@ -329,9 +185,5 @@ class Server:
         if self._watching is not None:
             self._watching.cancel()
         await self._close_consoles()
-        self.hub.access_log.write(self._event(Event.STOP), urgent=True)
+        self.hub.access_log.write(self.event(Event.STOP), urgent=True)
         self.hub.access_log.close()
-
-
-def _of(listener: Listener, connection: Downstream) -> bool:
-    return connection.listener is listener

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from sidecar.app.server import Server
-    from sidecar.proxy.downstream import Downstream
+    from sidecar.proxy.connection import Connection
 
 
 class Status:
@@ -66,20 +66,15 @@ class Status:
         self._server.begin_drain()
 
 
-def _connection(connection: Downstream) -> dict[str, Any]:
+def _connection(connection: Connection) -> dict[str, Any]:
     service = connection.listener.service
     peer = connection.peer
-    exchange = connection.exchange
     shown: dict[str, Any] = {
         "direction": service.direction,
         "listener": service.name,
-        "src.addr": connection.remote,
-        "requests": connection.requests,
-        "policy.version": service.policy_version,
-        "busy": exchange is not None,
+        "protocol": connection.kind.value,
+        "src.addr": connection.stream.remote,
     }
     if peer is not None:
         shown |= {"src.identity": str(peer.id), "src.pin": str(peer.pin), "cert.serial": peer.serial}
-    if exchange is not None and exchange.verdict is not None:
-        shown["decision.id"] = exchange.verdict.decision_id
-    return shown
+    return shown | connection.details()

@@ -10,6 +10,7 @@ from sidecar.clock import Clock
 from sidecar.config.effective import policy_version
 from sidecar.config.faults import printable
 from sidecar.config.load import load
+from sidecar.config.values import Protocol
 
 if TYPE_CHECKING:
     import argparse
@@ -53,7 +54,8 @@ def summary(loaded: Loaded, now: float) -> Iterator[str]:
     for domain, bundle in material.bundles.items():
         yield f"  trust     {domain}: {_count(len(bundle.authorities), 'authority', 'authorities')}"
     for inbound in config.inbound:
-        yield f"  inbound   {inbound.name}: {inbound.listen} (mutual TLS) -> {inbound.forward}"
+        tcp = ", any bytes" if inbound.forward.protocol is Protocol.TCP else ""
+        yield f"  inbound   {inbound.name}: {inbound.listen} (mutual TLS{tcp}) -> {inbound.forward}"
         yield from _rules(inbound)
     for outbound in config.outbound:
         yield from _outbound(outbound)
@@ -83,7 +85,8 @@ def _conditions(rule: Rule) -> str:
 
 
 def _outbound(entry: Outbound) -> Iterator[str]:
-    yield f"  outbound  {entry.name}: {entry.listen} -> {entry.connect} (mutual TLS)"
+    tcp = ", any bytes" if entry.protocol is Protocol.TCP else ""
+    yield f"  outbound  {entry.name}: {entry.listen} -> {entry.connect} (mutual TLS{tcp})"
     yield f"              peer {entry.peer}" + (f", {_count(len(entry.pins), 'pin', 'pins')}" if entry.pins else "")
     if entry.hosts:
         yield f"              called {' '.join(sorted(host.decode('ascii') for host in entry.hosts))}"
@@ -91,7 +94,7 @@ def _outbound(entry: Outbound) -> Iterator[str]:
 
 def _unsafe(loaded: Loaded) -> list[str]:
     found = [
-        f"inbound {entry.name}: requests cross the network to {entry.forward.address} in clear"
+        f"inbound {entry.name}: {_carried(entry)} cross the network to {entry.forward.address} in clear"
         for entry in loaded.config.inbound
         if not entry.forward.address.loopback
     ]
@@ -101,6 +104,10 @@ def _unsafe(loaded: Loaded) -> list[str]:
         if not entry.listen.loopback
     ]
     return found
+
+
+def _carried(entry: Inbound) -> str:
+    return "bytes" if entry.forward.protocol is Protocol.TCP else "requests"
 
 
 def _notes(loaded: Loaded, now: float) -> list[str]:

@@ -12,7 +12,7 @@ from sidecar.config.faults import ConfigCode, Refused, quote
 from sidecar.config.kinds import check_path
 from sidecar.config.schema import Kind, text
 from sidecar.config.unserved import NOT_SERVED, not_served
-from sidecar.config.values import Forward, TcpAddress, UnixAddress
+from sidecar.config.values import Forward, Protocol, TcpAddress, UnixAddress
 from sidecar.policy.routes import parse_host, parse_origin
 
 if TYPE_CHECKING:
@@ -147,8 +147,12 @@ def _forward(value: str) -> Forward:
     feature = f"inbound.forward {scheme.lower()}"
     if colon and feature in NOT_SERVED:
         raise not_served(feature)
-    if scheme != "http" or not rest.startswith("//"):
-        raise Refused(ConfigCode.BAD_URL, f"{quote(value)} is not an http URL", hint="write http://127.0.0.1:PORT")
+    if scheme not in set(Protocol) or not rest.startswith("//"):
+        raise Refused(
+            ConfigCode.BAD_URL,
+            f"{quote(value)} is not an http or tcp URL",
+            hint="write http://127.0.0.1:PORT, or tcp://127.0.0.1:PORT for bytes that are not looked into",
+        )
     authority = rest[2:].removesuffix("/")
     if "@" in authority:
         raise Refused(
@@ -160,7 +164,7 @@ def _forward(value: str) -> Forward:
             f"{quote(value)} has a path or query",
             hint="end it after the port: requests keep their own path and query",
         )
-    return Forward(_target(tcp_address(authority)))
+    return Forward(_target(tcp_address(authority)), Protocol(scheme))
 
 
 def _unix(spot: Spot) -> UnixAddress:
@@ -206,7 +210,7 @@ INBOUND_LISTEN: Final = _listen("inbound")
 OUTBOUND_LISTEN: Final = _listen("outbound")
 HEALTH_LISTEN: Final = _listen("health")
 CONNECT: Final = text(_connect, "host:port")
-FORWARD: Final = text(_forward, "http://HOST:PORT")
+FORWARD: Final = text(_forward, "http://HOST:PORT or tcp://HOST:PORT")
 UNIX: Final = Kind(_unix, "unix:PATH")
 HOST: Final = text(parse_host, "name or name:port")
 ORIGIN: Final = text(parse_origin, "web origin")

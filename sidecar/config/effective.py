@@ -8,6 +8,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from sidecar.config.kinds import spell_duration, spell_size
+from sidecar.config.values import Protocol
 
 if TYPE_CHECKING:
     from sidecar.config.values import Config, Inbound, Outbound
@@ -61,6 +62,11 @@ def policy(config: Config) -> dict[str, Any]:
             }
             for entry in config.outbound
         },
+        # The same rule lets through a request here and any bytes there.
+        "tcp": sorted(
+            [f"inbound.{entry.name}" for entry in config.inbound if entry.forward.protocol is Protocol.TCP]
+            + [f"outbound.{entry.name}" for entry in config.outbound if entry.protocol is Protocol.TCP]
+        ),
     }
 
 
@@ -100,7 +106,7 @@ def _outbound(entry: Outbound) -> dict[str, Any]:
         "connect": str(entry.connect),
         "peer": str(entry.peer),
         "pins": sorted(map(str, entry.pins)),
-        "protocol": "http",
+        "protocol": entry.protocol.value,
         "server_name": entry.server_name,
         "host": entry.host.decode("ascii") if entry.host is not None else None,
         "origins": _words(entry.origins),

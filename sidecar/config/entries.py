@@ -6,10 +6,10 @@ from dataclasses import replace
 from typing import Final
 
 from sidecar.config import addresses, kinds
-from sidecar.config.faults import ConfigCode, Refused, quote
-from sidecar.config.schema import REQUIRED, Absent, Key, Kind, Spot, Table, listing, read_table, text
-from sidecar.config.unserved import not_served
-from sidecar.config.values import Forward, Inbound, Outbound
+from sidecar.config.faults import ConfigCode, Refused
+from sidecar.config.schema import REQUIRED, Absent, Key, Kind, Spot, Table, Values, listing, read_table, text
+from sidecar.config.values import Forward, Inbound, Outbound, Protocol
+from sidecar.config.yaml import Mapping, Sequence
 from sidecar.identity.pattern import IdPattern
 from sidecar.identity.pins import Pin
 from sidecar.policy.paths import PathPattern
@@ -46,12 +46,14 @@ CALLER: Final = Key(
 RULE_PINS: Final = Key(
     "pins", PINS, (), "The caller's key is one of these, in addition to chain and name. Absent: any key of that name."
 )
-METHODS: Final = Key("methods", listing(kinds.METHOD, empty=_some("any method")), (), "Absent: any method.")
+METHODS: Final = Key(
+    "methods", listing(kinds.METHOD, empty=_some("any method")), (), "Absent: any method. Not for `forward: tcp://`."
+)
 PATHS: Final = Key(
     "paths",
     listing(text(PathPattern.parse, "path pattern"), empty=_some("any path")),
     (),
-    "`*` is one whole segment, `**` zero or more; compared byte for byte. Absent: any path.",
+    "`*` is one whole segment, `**` zero or more; compared byte for byte. Absent: any path. Not for `forward: tcp://`.",
 )
 ALLOW_RULE: Final = Table("allow", (RULE_NAME, CALLER, RULE_PINS, METHODS, PATHS))
 
@@ -81,7 +83,11 @@ INBOUND_LISTEN: Final = Key(
     "Where callers connect with mutual TLS 1.3. Any IP address of this machine; `localhost` means 127.0.0.1.",
 )
 FORWARD: Final = Key(
-    "forward", addresses.FORWARD, REQUIRED, "Where permitted requests go, in plain HTTP/1.1: a loopback address."
+    "forward",
+    addresses.FORWARD,
+    REQUIRED,
+    "Where what is permitted goes, in plaintext: a loopback address. `http` forwards requests (HTTP/1.1), each decided "
+    "by itself; `tcp` forwards the bytes of a connection, decided once, when it begins.",
 )
 ALLOW: Final = Key(
     "allow",
@@ -94,7 +100,7 @@ UNSAFE_FORWARD: Final = Key(
     "unsafe_plaintext_forward",
     kinds.FLAG,
     False,
-    "Lets `forward` leave this machine: requests cross a network in clear.",
+    "Lets `forward` leave this machine: what is permitted crosses a network in clear.",
 )
 INBOUND: Final = Table("inbound", (INBOUND_NAME, INBOUND_LISTEN, FORWARD, ALLOW, UNSAFE_FORWARD))
 
@@ -111,6 +117,8 @@ def read_inbound(spot: Spot) -> Inbound:
         spot.ledger.forwards.append((forward.address, values.spots["forward"]))
         if not forward.address.loopback and values.get(UNSAFE_FORWARD) is False:
             values.refuse(FORWARD, _off_loopback(forward))
+        if forward.protocol is Protocol.TCP:
+            _refuse_request_rules(values)
     values.settle()
     rules = tuple(
         rule if rule.id else replace(rule, id=f"inbound.{values[INBOUND_NAME]}.allow[{n}]")
@@ -119,10 +127,28 @@ def read_inbound(spot: Spot) -> Inbound:
     return Inbound(values[INBOUND_NAME], values[INBOUND_LISTEN], values[FORWARD], rules)
 
 
+def _refuse_request_rules(values: Values) -> None:
+    """Refuses conditions on requests where there are none: nobody shall believe that they are checked."""
+    allow = values.spots.get(ALLOW.name)
+    rules = allow.items() if allow is not None and isinstance(allow.node, Sequence) else []
+    for rule in rules:
+        for name, place in rule.entries() if isinstance(rule.node, Mapping) else []:
+            if name in {METHODS.name, PATHS.name}:
+                values.complete = False
+                place.refuse(
+                    Refused(
+                        ConfigCode.NOT_FOR_TCP,
+                        f"forward is tcp://, where nobody looks for requests: {name} could never be checked",
+                        hint="remove it, which lets the caller send anything, or forward to http://",
+                    )
+                )
+
+
 def _off_loopback(forward: Forward) -> Refused:
+    carried = "requests" if forward.protocol is Protocol.HTTP else "bytes"
     return Refused(
         ConfigCode.PLAINTEXT_FORWARD,
-        f"{forward.address.host} is not a loopback address: requests would cross the network in clear",
+        f"{forward.address.host} is not a loopback address: {carried} would cross the network in clear",
         hint="use 127.0.0.1, or accept it with unsafe_plaintext_forward: true",
     )
 
@@ -130,26 +156,19 @@ def _off_loopback(forward: Forward) -> Refused:
 # --- outbound
 
 
-def _protocol(value: str) -> str:
-    if value == "tcp":
-        raise not_served("outbound.protocol tcp")
-    if value != "http":
-        raise Refused(ConfigCode.BAD_CHOICE, f"{quote(value)} is not a protocol", hint="write http")
-    return value
-
-
 OUTBOUND_NAME: Final = Key("name", kinds.NAME, REQUIRED, "What logs and metrics call the entry. Unique among these.")
 OUTBOUND_LISTEN: Final = Key(
     "listen",
     addresses.OUTBOUND_LISTEN,
     REQUIRED,
-    "Where the agent sends its requests, in plain HTTP/1.1: a loopback address; `localhost` means 127.0.0.1.",
+    "Where the agent connects, in plaintext: a loopback address; `localhost` means 127.0.0.1.",
 )
 HOSTS: Final = Key(
     "hosts",
     listing(addresses.HOST, empty=_some("then only the listen address and localhost are served")),
     (),
-    "What the agent calls the peer, beside the listen address and `localhost`. No wildcard. Anything else is 403.",
+    "What the agent calls the peer, beside the listen address and `localhost`. No wildcard. Anything else is 403. "
+    "Not for `protocol: tcp`.",
 )
 CONNECT: Final = Key(
     "connect", addresses.CONNECT, REQUIRED, "Where the peer's sidecar listens: DNS name or IP address."
@@ -164,19 +183,27 @@ PEER: Final = Key(
 OUTBOUND_PINS: Final = Key(
     "pins", PINS, (), "The peer's key is one of these, in addition to chain and name. Absent: any key of that name."
 )
-PROTOCOL: Final = Key("protocol", text(_protocol, "http"), "http", "What the agent speaks.")
+PROTOCOL: Final = Key(
+    "protocol",
+    kinds.choice(Protocol),
+    Protocol.HTTP,
+    "What the agent speaks: HTTP/1.1, or `tcp` for bytes that are passed on as they are. Then whoever can connect to "
+    "`listen` speaks to the peer, web pages included.",
+)
 SERVER_NAME: Final[Key[str | None]] = Key(
     "server_name",
     addresses.SERVER_NAME,
     None,
     "The SNI to send. Absent: the DNS name in `connect`, none for an IP address.",
 )
-HOST: Final[Key[bytes | None]] = Key("host", addresses.HOST, None, "The `Host` to send. Absent: as the agent sent it.")
+HOST: Final[Key[bytes | None]] = Key(
+    "host", addresses.HOST, None, "The `Host` to send. Absent: as the agent sent it. Not for `protocol: tcp`."
+)
 ORIGINS: Final = Key(
     "origins",
     listing(addresses.ORIGIN, empty=_some("then no web page may send requests")),
     (),
-    "Web origins whose pages may send requests here. A request of any other page is 403.",
+    "Web origins whose pages may send requests here. A request of any other page is 403. Not for `protocol: tcp`.",
 )
 UNSAFE_LISTEN: Final = Key(
     "unsafe_plaintext_listen",
@@ -219,6 +246,8 @@ def read_outbound(spot: Spot) -> Outbound:
                 hint="use 127.0.0.1, or accept it with unsafe_plaintext_listen: true",
             )
             values.refuse(OUTBOUND_LISTEN, refused)
+    if values.get(PROTOCOL) is Protocol.TCP:
+        _refuse_request_keys(values)
     values.settle()
     connect = values[CONNECT]
     return Outbound(
@@ -231,7 +260,20 @@ def read_outbound(spot: Spot) -> Outbound:
         server_name=values[SERVER_NAME] or (connect.host if connect.ip is None else None),
         host=values[HOST],
         origins=frozenset(values[ORIGINS]),
+        protocol=values[PROTOCOL],
     )
+
+
+def _refuse_request_keys(values: Values) -> None:
+    """Refuses what is about requests where there are none."""
+    for key in (HOSTS, HOST, ORIGINS):
+        if key.name in values.spots:
+            refused = Refused(
+                ConfigCode.NOT_FOR_TCP,
+                f"{key.name} is not used by protocol tcp: nobody looks for requests in its bytes",
+                hint="remove it, or use protocol: http",
+            )
+            values.refuse(key, refused)
 
 
 READ_INBOUND: Final = Kind(read_inbound, "entry")

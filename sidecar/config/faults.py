@@ -70,6 +70,7 @@ class ConfigCode(StrEnum):
     BAD_HOST = "bad_host"
     BAD_METHOD = "bad_method"
     OUT_OF_RANGE = "out_of_range"
+    NOT_FOR_TCP = "not_for_tcp"
     SOCKET_PATH_TOO_LONG = "socket_path_too_long"
     ADMIN_ON_TCP = "admin_on_tcp"
     # What only shows in the whole

@@ -90,11 +90,23 @@ STREAM_IDLE_TIMEOUT: Final = Key(
     DEFAULTS.stream_idle_timeout,
     "A response body that stays silent, such as server-sent events. Over it: the connection is cut.",
 )
+TUNNEL_IDLE_TIMEOUT: Final = Key(
+    "tunnel_idle_timeout",
+    duration("1s", "24h"),
+    DEFAULTS.tunnel_idle_timeout,
+    "A tunnel (`tcp`) in which no byte moves in either direction. Over it: cut.",
+)
+TUNNEL_LIFETIME: Final = Key(
+    "tunnel_lifetime",
+    duration("1s", "720h"),
+    DEFAULTS.tunnel_lifetime,
+    "A tunnel (`tcp`), however busy; never longer than the certificates at its two ends. Over it: cut.",
+)
 UPSTREAM_CONNECTIONS: Final = Key(
     "upstream_connections",
     number(1, 1_000_000),
     DEFAULTS.upstream_connections,
-    "Connections to the upstream of one entry. A request that would need one more: 503.",
+    "Connections to the upstream of one entry. A request that would need one more: 503; a tunnel is cut.",
 )
 
 LIMITS: Final = Table(
@@ -114,6 +126,8 @@ LIMITS: Final = Table(
         UPSTREAM_TIMEOUT,
         UPSTREAM_IDLE_TIMEOUT,
         STREAM_IDLE_TIMEOUT,
+        TUNNEL_IDLE_TIMEOUT,
+        TUNNEL_LIFETIME,
         UPSTREAM_CONNECTIONS,
     ),
 )

@@ -60,15 +60,23 @@ class UnixAddress:
         return f"unix:{self.path}"
 
 
+class Protocol(StrEnum):
+    """What an entry carries: requests, each decided by itself, or bytes, decided once for a connection."""
+
+    HTTP = "http"
+    TCP = "tcp"
+
+
 @dataclass(frozen=True, slots=True)
 class Forward:
-    """Where an inbound entry's permitted requests go, in plain HTTP/1.1."""
+    """Where what an inbound entry permits goes, in plaintext."""
 
     address: TcpAddress
+    protocol: Protocol = Protocol.HTTP
 
     def __str__(self) -> str:
         """Returns the URL as the file writes it."""
-        return f"http://{self.address}"
+        return f"{self.protocol}://{self.address}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +113,7 @@ class Inbound:
 
 @dataclass(frozen=True, slots=True)
 class Outbound:
-    """One plaintext listener for the agent, and the one peer that its requests go to.
+    """One plaintext listener for the agent, and the one peer that its requests, or connections, go to.
 
     ``hosts`` and ``origins`` are as `sidecar.policy.routes` parses them. ``server_name`` is the SNI to send: the DNS
     name in ``connect`` unless the file says otherwise, None for an IP address. ``host`` is the outgoing ``Host``, None
@@ -121,6 +129,7 @@ class Outbound:
     server_name: str | None = None
     host: bytes | None = None
     origins: frozenset[bytes] = frozenset()
+    protocol: Protocol = Protocol.HTTP
 
 
 @dataclass(frozen=True, slots=True)

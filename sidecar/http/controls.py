@@ -13,6 +13,7 @@ from sidecar.http.errors import HttpCode, HttpError
 from sidecar.http.grammar import TCHAR
 from sidecar.http.messages import Framing, TargetForm
 from sidecar.http.target import is_authority, same_authority
+from sidecar.http.trace import parse
 
 CONTROLS: Final = frozenset(
     {
@@ -23,9 +24,12 @@ CONTROLS: Final = frozenset(
         b"transfer_encoding",
         b"connection",
         b"expect",
+        b"traceparent",
     }
 )
-"""Their lower-case names, with the look-alikes that CGI and WSGI servers take for the real ones."""
+"""Their lower-case names, with the look-alikes that CGI and WSGI servers take for the real ones.
+
+``traceparent`` controls nothing; it stands here because nearly every request between two proxies has one."""
 
 # A list of codings that ends with chunked: understood, but not implemented (RFC 9112 section 6.1: 501).
 _CODINGS: Final = re.compile(rb"(?:" + TCHAR + rb"++[ \t]*+,[ \t]*+)++chunked")
@@ -46,32 +50,37 @@ class Controls(NamedTuple):
     transfer_encoding: bytes | None
     options: frozenset[bytes]
     expect: bytes | None
+    trace: bytes
 
 
 def read_controls(found: list[tuple[bytes, bytes]]) -> Controls:
     """Sorts (lower-case name, value) pairs out; raises ``HttpError`` for a second one where only one may be."""
-    host = content_length = transfer_encoding = expect = None
+    host = content_length = transfer_encoding = expect = trace = None
     options = _NO_OPTIONS
     for name, value in found:
-        if name == b"host":
-            if host is not None:  # RFC 9112 section 3.2
-                raise HttpError(HttpCode.DUPLICATE_HOST, "more than one Host field")
-            host = value
+        if name == b"host":  # RFC 9112 section 3.2
+            host = _only(host, value, HttpCode.DUPLICATE_HOST, "Host")
         elif name == b"connection":
             options = _connection_options(options, value)
-        elif name == b"content-length":
-            if content_length is not None:  # stricter than RFC 9112 section 6.3, which lets equal ones be merged
-                raise HttpError(HttpCode.DUPLICATE_CONTENT_LENGTH, "more than one Content-Length field")
-            content_length = value
+        elif name == b"content-length":  # stricter than RFC 9112 section 6.3, which lets equal ones be merged
+            content_length = _only(content_length, value, HttpCode.DUPLICATE_CONTENT_LENGTH, "Content-Length")
         elif name == b"transfer-encoding":
-            if transfer_encoding is not None:
-                raise HttpError(HttpCode.DUPLICATE_TRANSFER_ENCODING, "more than one Transfer-Encoding field")
-            transfer_encoding = value
+            transfer_encoding = _only(
+                transfer_encoding, value, HttpCode.DUPLICATE_TRANSFER_ENCODING, "Transfer-Encoding"
+            )
         elif name == b"expect":
             expect = value if expect is None else expect + b", " + value  # RFC 9110 section 5.3
+        elif name == b"traceparent":
+            trace = value if trace is None else b""
         else:
             raise HttpError(HttpCode.FRAMING_LOOKALIKE, "a framing field spelt with an underscore")
-    return Controls(host, content_length, transfer_encoding, options, expect)
+    return Controls(host, content_length, transfer_encoding, options, expect, trace if trace and parse(trace) else b"")
+
+
+def _only(before: bytes | None, value: bytes, code: HttpCode, name: str) -> bytes:
+    if before is not None:
+        raise HttpError(code, f"more than one {name} field")
+    return value
 
 
 def _connection_options(options: frozenset[bytes], value: bytes) -> frozenset[bytes]:
@@ -101,6 +110,14 @@ def check_host(host: bytes | None, minor: int, form: TargetForm, authority: byte
     raise HttpError(HttpCode.HOST_MISMATCH, "the Host field differs from the authority of the request target")
 
 
+def read_length(digits: bytes) -> int:
+    """The value of a Content-Length, or -1 where it is none: 1 to 19 digits, below 2**63, what every upstream can hold."""
+    # bytes.isdigit takes ASCII digits only.
+    if not digits.isdigit() or len(digits) > 19 or (length := int(digits)) >= 1 << 63:
+        return -1
+    return length
+
+
 def read_framing(content_length: bytes | None, transfer_encoding: bytes | None, minor: int) -> tuple[Framing, int]:
     """How the body of a request is delimited, and its length (0 where none is announced).
 
@@ -110,8 +127,7 @@ def read_framing(content_length: bytes | None, transfer_encoding: bytes | None, 
     if transfer_encoding is None:
         if content_length is None:
             return _NONE, 0
-        # bytes.isdigit takes ASCII digits only. 19 digits and less than 2**63: what every upstream can hold.
-        if not content_length.isdigit() or len(content_length) > 19 or (length := int(content_length)) >= 1 << 63:
+        if (length := read_length(content_length)) < 0:
             raise HttpError(HttpCode.BAD_CONTENT_LENGTH, "the Content-Length is not a number below 2**63")
         return _LENGTH, length
     if content_length is not None:  # RFC 9112 section 6.1: ought to be handled as an error

@@ -97,15 +97,15 @@ def forward_request_fields(
                 break
     if not head.minor:
         drop = drop | _EXPECT  # an HTTP/1.0 client cannot be told to continue (RFC 9110 sections 10.1.1 and 15.2)
-    parts: list[bytes] = [b"Host: ", host, b"\r\n"]
-    _append(parts, head.fields, drop, head.connection)
+    lines = head.derived.lines.get(drop)
+    if lines is None:
+        lines = head.derived.lines[drop] = _lines(head.fields, drop, head.connection)
     framing = head.framing
     if framing is _LENGTH:
-        parts.append(b"Content-Length: %d\r\n" % head.length)
-    elif framing is _CHUNKED:
-        parts.append(b"Transfer-Encoding: chunked\r\n")
-    parts.append(extra)
-    return b"".join(parts)
+        return b"Host: %b\r\n%bContent-Length: %d\r\n%b" % (host, lines, head.length, extra)
+    if framing is _CHUNKED:
+        return b"Host: %b\r\n%bTransfer-Encoding: chunked\r\n%b" % (host, lines, extra)
+    return b"Host: %b\r\n%b%b" % (host, lines, extra)
 
 
 def forward_response_fields(
@@ -115,15 +115,15 @@ def forward_response_fields(
 
     ``drop`` and ``extra`` are as with requests. A response without a body keeps the Content-Length that it announces.
     """
-    parts: list[bytes] = []
-    _append(parts, head.fields, drop, head.connection)
+    lines = head.derived.lines.get(drop)
+    if lines is None:
+        lines = head.derived.lines[drop] = _lines(head.fields, drop, head.connection)
     framing = outgoing_framing(head, minor)
     if framing is _CHUNKED:
-        parts.append(b"Transfer-Encoding: chunked\r\n")
-    elif head.length >= 0 and framing is not _CLOSE:
-        parts.append(b"Content-Length: %d\r\n" % head.length)
-    parts.append(extra)
-    return b"".join(parts)
+        return b"%bTransfer-Encoding: chunked\r\n%b" % (lines, extra)
+    if head.length >= 0 and framing is not _CLOSE:
+        return b"%bContent-Length: %d\r\n%b" % (lines, head.length, extra)
+    return lines + extra
 
 
 def outgoing_framing(head: ResponseHead, minor: int) -> Framing:
@@ -151,13 +151,15 @@ def forward_trailers(fields: Iterable[Field], connection: frozenset[bytes] = _NO
     return b"".join(parts)
 
 
-def _append(parts: list[bytes], fields: list[Field], drop: frozenset[bytes], connection: frozenset[bytes]) -> None:
-    """Appends the lines of those fields that go on, in their order."""
+def _lines(fields: list[Field], drop: frozenset[bytes], connection: frozenset[bytes]) -> bytes:
+    """The lines of those fields that go on, in their order."""
+    parts: list[bytes] = []
     if connection and not connection <= _PLAIN_OPTIONS:
         drop = drop | connection - _PROTECTED
     for lower, name, value in fields:
         if (lower in _KNOWN or _goes_on(lower)) and lower not in drop:
             parts += (name, b": ", value, b"\r\n")
+    return b"".join(parts)
 
 
 def _goes_on(lower: bytes) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 Field = tuple[bytes, bytes, bytes]
@@ -28,6 +28,20 @@ class TargetForm(Enum):
     ASTERISK = "asterisk"
 
 
+class Derived:
+    """What follows from a head's fields, their framing and trace aside; shared by the heads of a connection that repeat them.
+
+    ``lines`` has the field lines that go on, by the further names that were left out; ``owner`` is whatever the owner of
+    the connection makes of them.
+    """
+
+    __slots__ = ("lines", "owner")
+
+    def __init__(self) -> None:
+        self.lines: dict[frozenset[bytes], bytes] = {}
+        self.owner: object = None
+
+
 @dataclass(slots=True)
 class RequestHead:
     """An accepted request head.
@@ -38,7 +52,8 @@ class RequestHead:
     begins with ``?``. ``minor`` is 0 or 1. ``host`` is the Host value, lower-cased; an HTTP/1.0 request without one has
     its authority here, or nothing. ``length`` is the Content-Length, 0 where there is none. ``connection`` are the
     lower-case options of Connection. ``keep_alive`` says that the client expects the connection to live on
-    (RFC 9112 section 9.3). ``expect_continue`` says that an HTTP/1.1 client waits for ``100 Continue``.
+    (RFC 9112 section 9.3). ``expect_continue`` says that an HTTP/1.1 client waits for ``100 Continue``. ``trace`` is the
+    value of ``traceparent``, empty where it is missing, invalid or there twice (W3C Trace Context 3.2).
     """
 
     method: bytes
@@ -56,6 +71,8 @@ class RequestHead:
     connection: frozenset[bytes]
     expect_continue: bool
     scheme: bytes = b""
+    trace: bytes = b""
+    derived: Derived = field(default_factory=Derived, compare=False, repr=False)
 
 
 @dataclass(slots=True)
@@ -74,3 +91,4 @@ class ResponseHead:
     length: int
     keep_alive: bool
     connection: frozenset[bytes]
+    derived: Derived = field(default_factory=Derived, compare=False, repr=False)

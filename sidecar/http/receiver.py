@@ -16,8 +16,7 @@ no deeper stack than one. The error of bytes that are worked off in such a call 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from enum import IntEnum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from sidecar.http.bodies import BodyReader, CloseReader, LengthReader
 from sidecar.http.chunked import ChunkedReader
@@ -25,10 +24,13 @@ from sidecar.http.errors import HttpCode, HttpError, ResponseError
 from sidecar.http.grammar import CRLF, END_OF_HEAD
 from sidecar.http.messages import Field, Framing, RequestHead, ResponseHead
 from sidecar.http.parsers import ParserFactory, best_parser
-from sidecar.http.scanner import request_rules, response_rules, scan_request, scan_response
+from sidecar.http.repeat import RequestMemory, ResponseMemory
+from sidecar.http.scanner import request_rules, response_rules
 from sidecar.http.watch import Watch, WatchRules
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sidecar.http.limits import HttpLimits
 
 
@@ -61,17 +63,29 @@ class ResponseSink(Protocol):
         """The response is complete. Only if ``receiver.reusable`` says so may the connection serve another request."""
 
 
-class _Phase(IntEnum):
-    HEAD = 0
-    BODY = 1
-    PAUSE = 2
-    DEAD = 3
+# The phases, in this order; plain numbers, since they are compared several times for each message.
+_HEAD: Final = 0
+_BODY: Final = 1
+_PAUSE: Final = 2
+_DEAD: Final = 3
 
-
-_HEAD, _BODY, _PAUSE, _DEAD = _Phase.HEAD, _Phase.BODY, _Phase.PAUSE, _Phase.DEAD
-_LENGTH, _CHUNKED, _UNTIL_CLOSE = Framing.LENGTH, Framing.CHUNKED, Framing.CLOSE
+_NONE, _LENGTH, _CHUNKED, _UNTIL_CLOSE = Framing.NONE, Framing.LENGTH, Framing.CHUNKED, Framing.CLOSE
 _CARRIAGE_RETURN = 0x0D
 _NO_BODY: BodyReader = CloseReader()
+
+
+class RequestTaker(RequestSink, Protocol):
+    """A sink that is told of a request which arrived in one piece by one call."""
+
+    def on_whole(self, head: RequestHead, body: bytes) -> None:
+        """What ``on_request``, ``on_data`` unless the body is empty, and ``on_end`` without trailers would say."""
+
+
+class ResponseTaker(ResponseSink, Protocol):
+    """A sink that is told of a response which arrived in one piece by one call."""
+
+    def on_whole(self, head: ResponseHead, body: bytes) -> None:
+        """What ``on_response``, ``on_data`` unless the body is empty, and ``on_end`` without trailers would say."""
 
 
 class _Receiver(ABC):
@@ -99,17 +113,17 @@ class _Receiver(ABC):
     @property
     def in_head(self) -> bool:
         """Whether the first bytes of a head are there and its end is not."""
-        return self._phase is _HEAD and bool(self._head)
+        return self._phase == _HEAD and bool(self._head)
 
     @property
     def in_body(self) -> bool:
         """Whether a head was accepted and its body is not complete."""
-        return self._phase is _BODY
+        return self._phase == _BODY
 
     @property
     def dead(self) -> bool:
         """Whether it was stopped, or has raised; it will not call the sink any more."""
-        return self._phase is _DEAD
+        return self._phase == _DEAD
 
     @property
     def held(self) -> int:
@@ -128,7 +142,7 @@ class _Receiver(ABC):
         Raises ``HttpError`` when they may not stand there. Then the receiver is dead; the sink has been told of all that
         came before the defect.
         """
-        if self._phase is _DEAD:
+        if self._phase == _DEAD:
             return
         if self._pos < len(self._data):
             data = self._data[self._pos :] + data
@@ -142,11 +156,14 @@ class _Receiver(ABC):
         """Works off what was fed. Each round reads the state afresh, since a sink's method may have changed it."""
         self._busy = True
         try:
-            while self._pos < len(self._data) and self._phase < _PAUSE:
-                if self._phase is _HEAD:
-                    self._take_head()
+            while (phase := self._phase) < _PAUSE and (pos := self._pos) < len(data := self._data):
+                if phase == _BODY:
+                    self._take_body(data, pos)
+                elif not self._head and data[pos] != _CARRIAGE_RETURN and (end := data.find(END_OF_HEAD, pos)) >= 0:
+                    self._pos = end = end + 4
+                    self._open(data[pos:end])  # no copy where the head is all there is
                 else:
-                    self._take_body()
+                    self._gather(data, pos)
             if self._pos < len(self._data):
                 self._keep()
             else:
@@ -159,17 +176,6 @@ class _Receiver(ABC):
             raise
         finally:
             self._busy = False
-
-    def _take_head(self) -> None:
-        data, pos = self._data, self._pos
-        if not self._head and data[pos] != _CARRIAGE_RETURN:
-            end = data.find(END_OF_HEAD, pos)
-            if end >= 0:
-                end += 4
-                self._pos = end
-                self._open(data[pos:end])  # no copy where the head is all there is
-                return
-        self._gather(data, pos)
 
     def _gather(self, data: bytes, pos: int) -> None:
         """Adds to an unfinished head, and refuses it as soon as nothing can heal it."""
@@ -193,12 +199,12 @@ class _Receiver(ABC):
         self._head, self._watch = bytearray(), None
         self._open(block)
 
-    def _take_body(self) -> None:
+    def _take_body(self, data: bytes, pos: int) -> None:
         reader = self._reader
-        body, self._pos = reader.feed(self._data, self._pos)
+        body, self._pos = reader.feed(data, pos)
         if body:
             self._sink_data(body)
-            if self._phase is not _BODY:  # the sink has stopped it
+            if self._phase != _BODY:  # the sink has stopped it
                 return
         if reader.defect is not None:
             raise HttpError(*reader.defect)
@@ -252,14 +258,21 @@ class RequestReceiver(_Receiver):
     while ``held`` is not 0. ``secure`` says that the requests come by TLS. ``parser`` makes the body parsers.
     """
 
-    __slots__ = ("_ended", "_secure", "_sink_head", "_skipped")
+    __slots__ = ("_ended", "_memory", "_secure", "_sink_head", "_sink_whole", "_skipped")
 
     def __init__(
-        self, sink: RequestSink, limits: HttpLimits, parser: ParserFactory | None = None, *, secure: bool = False
+        self,
+        sink: RequestSink | RequestTaker,
+        limits: HttpLimits,
+        parser: ParserFactory | None = None,
+        *,
+        secure: bool = False,
     ) -> None:
         super().__init__(sink, limits, parser or best_parser())
         self._sink_head = sink.on_request
+        self._sink_whole: Callable[[RequestHead, bytes], None] | None = getattr(sink, "on_whole", None)
         self._secure = secure
+        self._memory = RequestMemory(limits, secure=secure)
         self._ended = False  # nothing more will be fed
         self._skipped = False  # the one empty line before a request line
         self._phase = _HEAD
@@ -267,19 +280,19 @@ class RequestReceiver(_Receiver):
     @property
     def idle(self) -> bool:
         """Whether a request is awaited and nothing of it is there."""
-        return self._phase is _HEAD and not self._head and self._pos >= len(self._data)
+        return self._phase == _HEAD and not self._head and self._pos >= len(self._data)
 
     def next(self) -> None:
         """Lets the next request come; may call the sink at once, and raises ``HttpError`` as :meth:`feed` does.
 
         Does nothing once the receiver is dead. ``RuntimeError`` before the request is complete.
         """
-        if self._phase is _DEAD:
+        if self._phase == _DEAD:
             return
-        if self._phase is not _PAUSE:
+        if self._phase != _PAUSE:
             raise RuntimeError("the request before is not complete")
         self._phase = _HEAD
-        if not self._busy:
+        if not self._busy and (self._ended or self._pos < len(self._data)):
             self._run()
             if self._ended:
                 self.eof()
@@ -290,7 +303,7 @@ class RequestReceiver(_Receiver):
         With a request complete and others held behind it the verdict waits for :meth:`next`.
         """
         self._ended = True
-        if self._phase is _BODY:
+        if self._phase == _BODY:
             self.stop()
             raise HttpError(HttpCode.TRUNCATED_BODY, "the connection ended within a request's body")
         if self.in_head:
@@ -298,11 +311,19 @@ class RequestReceiver(_Receiver):
             raise HttpError(HttpCode.TRUNCATED_HEAD, "the connection ended within a request's head")
 
     def _open(self, block: bytes) -> None:
-        head = scan_request(block, self._limits, secure=self._secure)
+        head = self._memory.scan(block)
         self._skipped = False
-        has_body = self._begin_body(head.framing, head.length)
+        framing = head.framing
+        if self._sink_whole is not None and (framing is _NONE or framing is _LENGTH):
+            data, start = self._data, self._pos
+            end = start + head.length
+            if end <= len(data):
+                self._phase, self._pos = _PAUSE, end
+                self._sink_whole(head, data[start:end])
+                return
+        has_body = self._begin_body(framing, head.length)
         self._sink_head(head)
-        if not has_body and self._phase is _BODY:
+        if not has_body and self._phase == _BODY:
             self._close([])
 
     def _rules(self) -> WatchRules:
@@ -321,12 +342,18 @@ class RequestReceiver(_Receiver):
 class ResponseReceiver(_Receiver):
     """Receives responses, one for each call of :meth:`expect`; every ``HttpError`` is a ``ResponseError`` (502)."""
 
-    __slots__ = ("_informational", "_keep_alive", "_method", "_sink_head", "_sink_informational")
+    __slots__ = (
+        "_informational", "_keep_alive", "_memory", "_method", "_sink_head", "_sink_informational", "_sink_whole",
+    )  # fmt: skip
 
-    def __init__(self, sink: ResponseSink, limits: HttpLimits, parser: ParserFactory | None = None) -> None:
+    def __init__(
+        self, sink: ResponseSink | ResponseTaker, limits: HttpLimits, parser: ParserFactory | None = None
+    ) -> None:
         super().__init__(sink, limits, parser or best_parser())
         self._sink_head = sink.on_response
+        self._sink_whole: Callable[[ResponseHead, bytes], None] | None = getattr(sink, "on_whole", None)
         self._sink_informational = sink.on_informational
+        self._memory = ResponseMemory(limits)
         self._method = b""
         self._keep_alive = True
         self._informational = 0
@@ -337,14 +364,14 @@ class ResponseReceiver(_Receiver):
 
         The last response is complete, it did not end with the connection or ask to, and not one byte came after it.
         """
-        return self._phase is _PAUSE and self._keep_alive and self._pos >= len(self._data)
+        return self._phase == _PAUSE and self._keep_alive and self._pos >= len(self._data)
 
     def expect(self, method: bytes) -> None:
         """Awaits the response to a request of that method; before its first byte is sent.
 
         ``RuntimeError`` if one is awaited already, or the receiver is dead.
         """
-        if self._phase is not _PAUSE:
+        if self._phase != _PAUSE:
             raise RuntimeError("a response is awaited already, or none can come any more")
         self._phase = _HEAD
         self._method = method
@@ -358,19 +385,19 @@ class ResponseReceiver(_Receiver):
         """
         phase, in_head, reader = self._phase, self.in_head, self._reader
         self._keep_alive = False
-        if phase is _BODY and clean and reader is _NO_BODY:
+        if phase == _BODY and clean and reader is _NO_BODY:
             self._close([])
-        elif phase is _BODY:
+        elif phase == _BODY:
             self.stop()
             raise ResponseError(HttpCode.TRUNCATED_BODY, "the connection ended within a response's body")
-        elif phase is _HEAD:
+        elif phase == _HEAD:
             self.stop()
             if in_head:
                 raise ResponseError(HttpCode.TRUNCATED_HEAD, "the connection ended within a response's head")
             raise ResponseError(HttpCode.NO_RESPONSE, "the connection ended before a response came")
 
     def _open(self, block: bytes) -> None:
-        head = scan_response(block, self._method, self._limits)
+        head = self._memory.scan(block, self._method)
         status = head.status
         # No request of ours asks for another protocol: whatever comes behind these is nobody's.
         if status == 101 or (self._method == b"CONNECT" and 200 <= status < 300):
@@ -382,16 +409,26 @@ class ResponseReceiver(_Receiver):
             self._sink_informational(head)
             return
         self._keep_alive = head.keep_alive
-        has_body = self._begin_body(head.framing, head.length)
+        framing = head.framing
+        if self._sink_whole is not None and (framing is _NONE or framing is _LENGTH):
+            data, start = self._data, self._pos
+            end = start if framing is _NONE else start + head.length  # a length may be announced without a body
+            if end <= len(data):
+                self._phase, self._pos = _PAUSE, end
+                self._sink_whole(head, data[start:end])
+                if end < len(data) and self._phase != _DEAD:
+                    raise _unsolicited()
+                return
+        has_body = self._begin_body(framing, head.length)
         self._sink_head(head)
-        if not has_body and self._phase is _BODY:
+        if not has_body and self._phase == _BODY:
             self._close([])
 
     def _close(self, trailers: list[Field]) -> None:
         """Ends the response. What lies behind it is judged by the bytes fed with it, whatever the sink awaits by now."""
         surplus = self._pos < len(self._data)
         super()._close(trailers)
-        if surplus and self._phase is not _DEAD:
+        if surplus and self._phase != _DEAD:
             raise _unsolicited()
 
     def _rules(self) -> WatchRules:

@@ -30,10 +30,11 @@ from sidecar.http.watch import Watch, WatchRules
 if TYPE_CHECKING:
     from sidecar.http.limits import HttpLimits
 
-# Origin-form, as nearly every request has it; the others take parse_request_line.
-_ORIGIN_LINE: Final = re.compile(
+ORIGIN_LINE: Final = re.compile(
     rb"(?!CONNECT )(" + METHOD + rb") ((/" + PATH_CHAR + rb"*+)(\?" + QUERY_CHAR + rb"*+)?) HTTP/1\.([01])\r\n"
 )
+"""A request line in origin-form, as nearly every request has it; the others take `parse_request_line`."""
+
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: (" + VALUE_CHAR + rb"*+))?\r\n")
 _VERSION: Final = re.compile(rb"HTTP/[0-9]++(?:\.[0-9]++)?")
 _METHOD: Final = re.compile(METHOD)
@@ -93,7 +94,7 @@ def scan_trailers(block: bytes, limits: HttpLimits) -> list[Field]:
 
 
 def _scan_request(block: bytes, limits: HttpLimits, *, secure: bool) -> RequestHead:
-    line = _ORIGIN_LINE.match(block)
+    line = ORIGIN_LINE.match(block)
     if line is not None:
         method, target, path, query, minor_digit = line.groups()
         form, scheme, authority, query = _ORIGIN, b"", b"", query or b""
@@ -106,7 +107,7 @@ def _scan_request(block: bytes, limits: HttpLimits, *, secure: bool) -> RequestH
     if len(target) > limits.target_bytes or len(block) > limits.head_bytes:
         raise HttpError(HttpCode.HEAD_TOO_LARGE, "the head is too large")
     fields, controls = _scan_fields(block, start, limits)
-    host, content_length, transfer_encoding, options, expect = read_controls(controls)
+    host, content_length, transfer_encoding, options, expect, trace = read_controls(controls)
     host = check_host(host, minor, form, authority, scheme)
     framing, length = read_framing(content_length, transfer_encoding, minor)
     # RFC 9112 section 9.3. HTTP/1.0 keeps alive only if asked to.
@@ -115,7 +116,7 @@ def _scan_request(block: bytes, limits: HttpLimits, *, secure: bool) -> RequestH
     waits = expect is not None and minor == 1 and expect.lower() == b"100-continue"
     return RequestHead(
         method, target, form, authority, path, query, minor,
-        fields, host, framing, length, keep_alive, options, waits, scheme,
+        fields, host, framing, length, keep_alive, options, waits, scheme, trace,
     )  # fmt: skip
 
 
@@ -127,7 +128,7 @@ def _scan_response(block: bytes, request_method: bytes, limits: HttpLimits) -> R
         raise HttpError(HttpCode.HEAD_TOO_LARGE, "the head is too large")
     minor, status, reason = (1 if line[1] == b"1" else 0), int(line[2]), line[3] or b""
     fields, controls = _scan_fields(block, line.end(), limits)
-    _, content_length, transfer_encoding, options, _ = read_controls(controls)
+    _, content_length, transfer_encoding, options, _, _ = read_controls(controls)
     framing, length = read_framing(content_length, transfer_encoding, minor)
     if framing is _NONE:
         framing, length = _UNTIL_CLOSE, -1  # RFC 9112 section 6.3, rule 8

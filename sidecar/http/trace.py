@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _TRACEPARENT: Final = re.compile(
     rb"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*+)?"
 )
+_VERSION_00: Final = re.compile(rb"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _SESSION: Final = re.compile(TCHAR + rb"{1,128}+")
 
 
@@ -32,18 +33,17 @@ def parse(value: bytes) -> str | None:
     return match[2].decode("ascii")
 
 
+def same_form(value: bytes) -> bool:
+    """Whether this is a valid ``traceparent`` value of version 00: any other such value can stand in its place."""
+    return _VERSION_00.fullmatch(value) is not None
+
+
 def make(trace_id: str, span_id: str) -> bytes:
     """A ``traceparent`` value of version 00, not sampled; of 32 and 16 lower-case hexadecimal digits, not all zero.
 
     The flag stays 0: whether this trace is recorded is for a tracing system to say (section 3.2.2.5.1).
     """
     return f"00-{trace_id}-{span_id}-00".encode("ascii")
-
-
-def trace_id(fields: Iterable[Field]) -> str | None:
-    """The trace id of a message, or None where ``traceparent`` is missing, invalid or there twice."""
-    values = [value for lower, _, value in fields if lower == b"traceparent"]
-    return parse(values[0]) if len(values) == 1 else None
 
 
 def session_id(fields: Iterable[Field]) -> str | None:

@@ -199,3 +199,12 @@ def _check_time(bundle: TrustBundle, now: float) -> None:
             BundleCode.NONE_VALID_YET, f"no authority in the bundle of {bundle.trust_domain} is valid yet"
         )
     raise BundleError(BundleCode.ALL_EXPIRED, f"every authority in the bundle of {bundle.trust_domain} has expired")
+
+
+def changed(before: Bundles, after: Bundles) -> frozenset[TrustDomain]:
+    """Returns the trust domains whose bundle is another one afterwards, or gone; new domains are none of them."""
+    return frozenset(
+        domain
+        for domain, bundle in before.items()
+        if domain not in after or after[domain].fingerprint != bundle.fingerprint
+    )

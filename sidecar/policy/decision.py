@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
     from sidecar.policy.paths import PathCode
@@ -24,6 +24,8 @@ class Reason(StrEnum):
     METHOD_REFUSED = "method_refused"
     PATH_NOT_ALLOWED = "path_not_allowed"
     METHOD_NOT_ALLOWED = "method_not_allowed"
+    # Inbound, where a connection is decided and not a request.
+    RULE_NEEDS_REQUEST = "rule_needs_request"
     # Outbound.
     WEB_PAGE = "web_page"
     HOST_MISMATCH = "host_mismatch"
@@ -38,9 +40,8 @@ FORBIDDEN = 403
 NOT_ALLOWED = 405
 
 
-@dataclass(frozen=True, slots=True)
-class Permit:
-    """A decision that lets one request pass. ``rule`` is the id of the rule that allowed it."""
+class Permit(NamedTuple):
+    """A decision that lets one request, or one connection, pass. ``rule`` is the id of the rule that allowed it."""
 
     rule: str
     decision_id: str
@@ -49,7 +50,7 @@ class Permit:
 
 @dataclass(frozen=True, slots=True)
 class Denial:
-    """A decision that stops one request.
+    """A decision that stops one request, or one connection.
 
     ``status`` is what an HTTP peer is told; the reason is for the log alone, since a hostile peer probes policy.
     """

@@ -5,29 +5,57 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sidecar.policy.decision import Denial, Permit
-from sidecar.telemetry.metrics import status_class
+from sidecar.telemetry.encode import encode_request, outcome
 from sidecar.telemetry.record import Context, Decision, Event, Record
 
 if TYPE_CHECKING:
     from sidecar.errors import SidecarError
+    from sidecar.proxy.connection import Entry
     from sidecar.proxy.downstream import Downstream
     from sidecar.proxy.exchange import Exchange
     from sidecar.proxy.failure import ProxyCode
     from sidecar.proxy.hub import Hub
     from sidecar.proxy.service import Service
 
+# Looking a member up on its Enum is dear where it happens for every request.
+_REQUEST, _ALLOW = Event.REQUEST, Decision.ALLOW
+
 
 def exchanged(hub: Hub, exchange: Exchange, event: Event) -> None:
     """Writes the line of a request: ``request`` when it is over, ``open`` when it goes on for long."""
-    seconds = hub.clock.monotonic() - exchange.started
+    clock = hub.clock
+    seconds = clock.monotonic() - exchange.started
+    service = exchange.service
+    verdict = exchange.verdict
+    if exchange.error is not None or event is not _REQUEST or not isinstance(verdict, Permit):
+        _unusual(hub, exchange, event, seconds)
+        return
+    head = exchange.head
+    line = encode_request(
+        clock.wall(),
+        service.told(exchange),
+        head.method,
+        head.path,
+        exchange.status,
+        exchange.bytes_sent,
+        exchange.bytes_received,
+        seconds * 1000,
+        outcome(_ALLOW, verdict.rule, None, service.policy_version),
+        verdict.decision_id,
+        exchange.facts.session,
+        exchange.trace_id,
+    )
+    hub.access_log.add(line)
+    service.counters.allowed(exchange.status, seconds)
+
+
+def _unusual(hub: Hub, exchange: Exchange, event: Event, seconds: float) -> None:
+    """A request that was denied, failed, or goes on."""
     service = exchange.service
     head = exchange.head
-    facts = exchange.facts
     verdict = exchange.verdict
     denied = not isinstance(verdict, Permit)
-    record = Record(hub.clock.wall(), event, service.contexts(exchange))
-    if service.direction == "outbound":
-        record.dst_name = head.host
+    record = Record(hub.clock.wall(), event, (Context(service.told(exchange)),))
     record.http_method = head.method
     record.http_path = head.path
     record.http_status = exchange.status or None
@@ -44,19 +72,15 @@ def exchanged(hub: Hub, exchange: Exchange, event: Event) -> None:
         record.decision_id = verdict.decision_id
     else:
         record.decision_reason = None if exchange.error is None else str(exchange.error)
-    record.session_id = facts.session
-    record.trace_id = facts.trace_id
+    record.session_id = exchange.facts.session
+    record.trace_id = exchange.trace_id
     record.error = None if exchange.error is None else str(exchange.error)
-    hub.access_log.write(record, urgent=denied or event is not Event.REQUEST)
-    if event is Event.REQUEST:
-        _count(hub, exchange, record, seconds)
-
-
-def _count(hub: Hub, exchange: Exchange, record: Record, seconds: float) -> None:
-    counters = exchange.service.counters
-    counters.requests(str(record.decision), status_class(exchange.status)).inc()
-    counters.duration.observe(seconds)
-    if record.decision is Decision.DENY:
+    hub.access_log.write(record, urgent=denied or event is not _REQUEST)
+    if event is not _REQUEST:
+        return
+    service.counters.requests(str(record.decision), exchange.status).inc()
+    service.counters.duration.observe(seconds)
+    if denied:
         hub.metrics.denied_total.labels(str(record.decision_reason)).inc()
 
 
@@ -69,20 +93,20 @@ def rejected(hub: Hub, service: Service, connection: Downstream, status: int, co
     record.decision_id = hub.ids.next()
     record.policy_version = service.policy_version
     hub.access_log.write(record, urgent=True)
-    service.counters.requests("deny", status_class(status)).inc()
+    service.counters.requests("deny", status).inc()
 
 
-def refused(hub: Hub, service: Service, remote: str, error: SidecarError) -> None:
+def refused(hub: Hub, service: Entry, remote: str, error: SidecarError) -> None:
     """Writes the line of a connection whose peer was not proven."""
     _refusal(hub, service, remote, str(error.code))
 
 
-def limited(hub: Hub, service: Service, remote: str, code: ProxyCode) -> None:
+def limited(hub: Hub, service: Entry, remote: str, code: ProxyCode) -> None:
     """Writes the line of a connection that was one too many."""
     _refusal(hub, service, remote, str(code))
 
 
-def _refusal(hub: Hub, service: Service, remote: str, code: str) -> None:
+def _refusal(hub: Hub, service: Entry, remote: str, code: str) -> None:
     context = Context.of(
         direction=service.direction,
         listener=service.name,

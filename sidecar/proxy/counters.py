@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from sidecar.telemetry.metrics import status_class
+
 if TYPE_CHECKING:
     from sidecar.telemetry.metrics import Counter, Metrics
 
@@ -11,20 +13,24 @@ if TYPE_CHECKING:
 class Counters:
     """Counts the requests of one listener."""
 
-    __slots__ = ("_direction", "_listener", "_metrics", "_requests", "duration")
+    __slots__ = ("_allowed", "_direction", "_listener", "_metrics", "duration")
 
     def __init__(self, metrics: Metrics, direction: str, listener: str) -> None:
         self._metrics = metrics
         self._direction = direction
         self._listener = listener
-        self._requests: dict[tuple[str, str], Counter] = {}
+        #: By status: three digits from the wire make no more than 500 entries, and few counters.
+        self._allowed: dict[int, Counter] = {}
         self.duration = metrics.request_duration_seconds.labels(direction, listener)
 
-    def requests(self, decision: str, status_class: str) -> Counter:
-        """The counter of one outcome; both values come from closed sets, never from the wire."""
-        key = (decision, status_class)
-        counter = self._requests.get(key)
+    def allowed(self, status: int, seconds: float) -> None:
+        """Counts a request that was let through and answered with ``status``."""
+        counter = self._allowed.get(status)
         if counter is None:
-            counter = self._metrics.requests_total.labels(self._direction, self._listener, decision, status_class)
-            self._requests[key] = counter
-        return counter
+            counter = self._allowed[status] = self.requests("allow", status)
+        counter.value += 1
+        self.duration.observe(seconds)
+
+    def requests(self, decision: str, status: int) -> Counter:
+        """The counter of one outcome; its labels come from closed sets, never from the wire."""
+        return self._metrics.requests_total.labels(self._direction, self._listener, decision, status_class(status))

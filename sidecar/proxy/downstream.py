@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from sidecar.http.errors import HttpError
 from sidecar.http.receiver import RequestReceiver
 from sidecar.http.write import error_response
+from sidecar.proxy import account
+from sidecar.proxy.connection import Kind
 from sidecar.proxy.exchange import Exchange
 from sidecar.proxy.failure import ProxyCode
 from sidecar.proxy.stream import NEVER, Expiry, Stream
 from sidecar.telemetry.record import Event
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from sidecar.errors import SidecarError
     from sidecar.http.messages import Field, RequestHead
     from sidecar.identity.peer import Peer
+    from sidecar.identity.spiffe import TrustDomain
     from sidecar.proxy.hub import Hub
     from sidecar.proxy.listener import Listener
+    from sidecar.proxy.service import Service
 
 #: Requests of one connection that are taken, where one read brought many, before others get their turn.
 BURST = 64
 #: Pipelined bytes that are held while an earlier request is answered; beyond it reading stops.
 HELD_BYTES = 64 * 1024
+
+# Looking a member up on its Enum is dear where it happens for every request.
+_REQUEST = Event.REQUEST
+_NOTHING: list[Field] = []
 
 
 class Downstream:
@@ -31,7 +41,9 @@ class Downstream:
     ``peer`` is the proven caller of an inbound connection and None on an outbound listener.
     """
 
-    def __init__(self, listener: Listener) -> None:
+    kind: ClassVar[Kind] = Kind.HTTP
+
+    def __init__(self, listener: Listener[Service]) -> None:
         self.listener = listener
         self.hub: Hub = listener.hub
         self.peer: Peer | None = None
@@ -135,14 +147,19 @@ class Downstream:
 
     def on_request(self, head: RequestHead) -> None:
         """Starts the exchange of a request."""
-        self.requests += 1
-        self._in_head = False
-        self.exchange = exchange = Exchange(self, self.listener.service, head)
-        self.started = exchange.started
-        self._burst += 1
-        self._mark = 0
+        exchange = self._begin(head)
         self.stream.read_deadline = exchange.started + self.hub.limits.stall_timeout
         exchange.start()
+
+    def on_whole(self, head: RequestHead, body: bytes) -> None:
+        """Starts the exchange of a request that is complete."""
+        exchange = self._begin(head)
+        self.stream.read_deadline = NEVER
+        exchange.start()
+        if self.exchange is exchange:
+            if body:
+                exchange.on_data(body)
+            exchange.on_end(_NOTHING)
 
     def on_data(self, data: bytes) -> None:
         """Passes body bytes on."""
@@ -195,7 +212,7 @@ class Downstream:
 
     def resume_for_request(self) -> None:
         """Reads on after the upstream has caught up."""
-        if self._receiver.held <= HELD_BYTES:
+        if self.stream.reading_paused and self._receiver.held <= HELD_BYTES:
             self.stream.resume_reading()
 
     def note_long_lived(self) -> None:
@@ -203,7 +220,7 @@ class Downstream:
         exchange = self.exchange
         self.started = NEVER
         if exchange is not None and exchange.verdict is not None:
-            self.listener.log(exchange, Event.OPEN)
+            account.exchanged(self.hub, exchange, Event.OPEN)
 
     def retire(self) -> None:
         """Takes no further request: an idle connection closes now, a busy one after its response."""
@@ -211,7 +228,41 @@ class Downstream:
         if self.exchange is None:
             self.stream.close()
 
+    def review(self, distrusted: Collection[TrustDomain]) -> None:
+        """Finishes what is in flight, where the entry is gone or another one, or the caller's bundle has changed."""
+        listener = self.listener
+        trusted = not distrusted or not listener.service.secure
+        if not trusted:
+            # Who is still in a handshake is being proven by the old bundles: it has to begin again.
+            trusted = self.peer is not None and self.peer.id.trust_domain not in distrusted
+        if listener.stopped or listener.service.kind is not self.kind or not trusted:
+            self.retire()
+
+    def give_up(self, code: ProxyCode) -> None:  # noqa: ARG002 - its exchange logs that the connection was lost
+        """Ends at once."""
+        self.stream.abort()
+
+    def details(self) -> dict[str, Any]:
+        """Says what only a connection with requests has."""
+        shown: dict[str, Any] = {
+            "requests": self.requests,
+            "policy.version": self.listener.service.policy_version,
+            "busy": self.exchange is not None,
+        }
+        if self.exchange is not None and self.exchange.verdict is not None:
+            shown["decision.id"] = self.exchange.verdict.decision_id
+        return shown
+
     # -- inside ---------------------------------------------------------------------------------------------------
+
+    def _begin(self, head: RequestHead) -> Exchange:
+        self.requests += 1
+        self._burst += 1
+        self._in_head = False
+        self._mark = 0
+        self.exchange = exchange = Exchange(self, self.listener.service, head)
+        self.started = exchange.started
+        return exchange
 
     def _wait(self) -> None:
         self._gated = True
@@ -226,11 +277,13 @@ class Downstream:
 
     def _advance(self) -> None:
         """Lets the next request begin, which may be there already."""
-        if self.stream.closed:
+        stream = self.stream
+        if stream.closed:
             self._receiver.stop()
             return
-        self.stream.read_deadline = self.hub.clock.monotonic() + self.hub.limits.idle_timeout
-        self.stream.resume_reading()
+        stream.read_deadline = self.hub.clock.monotonic() + self.hub.limits.idle_timeout
+        if stream.reading_paused:
+            stream.resume_reading()
         try:
             self._receiver.next()
         except HttpError as error:
@@ -238,19 +291,22 @@ class Downstream:
         except Exception as error:  # noqa: BLE001 - as in `received`; the caller is another connection's reader
             self._broken(error)
             return
-        self._after_feed()
+        if stream.gathered or not self._receiver.idle:
+            self._after_feed()
 
     def _after_feed(self) -> None:
-        self.stream.flush()
+        stream, receiver = self.stream, self._receiver
+        if stream.gathered:
+            stream.flush()
         exchange = self.exchange
         if exchange is None:
-            if self._receiver.in_head and not self._in_head:
+            if receiver.in_head and not self._in_head:
                 self._in_head = True
-                self.stream.read_deadline = self.hub.clock.monotonic() + self.hub.limits.head_timeout
+                stream.read_deadline = self.hub.clock.monotonic() + self.hub.limits.head_timeout
         elif exchange.upstream is not None:
             exchange.upstream.stream.flush()
-        if self._receiver.held > HELD_BYTES:
-            self.stream.pause_reading()
+        if receiver.held > HELD_BYTES:
+            stream.pause_reading()
 
     def _broken(self, error: Exception) -> None:
         """Something that nobody expected: this connection ends, the others do not notice."""
@@ -271,7 +327,7 @@ class Downstream:
 
     def _account(self, exchange: Exchange) -> None:
         try:
-            self.listener.log(exchange, Event.REQUEST)
+            account.exchanged(self.hub, exchange, _REQUEST)
         except Exception as error:  # noqa: BLE001 - as in `received`
             self._broken(error)
 

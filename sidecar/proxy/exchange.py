@@ -14,6 +14,8 @@ from sidecar.http.fields import forward_response_fields, forward_trailers, outgo
 from sidecar.http.messages import Framing
 from sidecar.http.write import chunk, error_response, last_chunk, response_bytes
 from sidecar.policy.decision import Denial, Permit, Reason
+from sidecar.proxy.connection import Kind
+from sidecar.proxy.facts import facts_of, trace_of
 from sidecar.proxy.failure import STATUS, DialError, ProxyCode
 from sidecar.tasks import spawn
 
@@ -33,6 +35,9 @@ if TYPE_CHECKING:
 IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"})
 #: RFC 9110 15.5.6: a 405 says what would do. Ours are answers to CONNECT and TRACE alone.
 ALLOW = b"Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n"
+
+# Looking a member up on its Enum is dear where it happens for every request.
+_CHUNKED, _CLOSE = Framing.CHUNKED, Framing.CLOSE
 
 #: Reasons that no other request on the same connection can heal. It is closed, so that a stranger cannot hold it open.
 HOPELESS = frozenset(
@@ -69,6 +74,8 @@ class Exchange:
         "service",
         "started",
         "status",
+        "trace_id",
+        "traceparent",
         "upstream",
         "upstream_context",
         "verdict",
@@ -79,7 +86,8 @@ class Exchange:
         self.service = service
         self.head = head
         self.started = down.hub.clock.monotonic()
-        self.facts = service.facts(head)
+        self.facts = facts_of(head)
+        self.trace_id, self.traceparent = trace_of(head, down.hub.ids)
         self.verdict: Permit | Denial | None = None
         self.upstream: Upstream | None = None
         #: Who was proven at the other end, for the log; stays when the connection is gone.
@@ -93,7 +101,7 @@ class Exchange:
         self.response_done = False
         #: Whether a cut response can be told from a whole one; a body that ends with its connection cannot.
         self.delimited = True
-        self._chunked_in = head.framing is Framing.CHUNKED
+        self._chunked_in = head.framing is _CHUNKED
         self._chunked_out = False
         self._connection_options: frozenset[bytes] = frozenset()
         self._continued = False  # an interim response was passed on
@@ -171,7 +179,7 @@ class Exchange:
     def _begin_again(self) -> None:
         """A reload came while we dialled: who was proven then may not be who is meant now. Nothing was sent yet."""
         service = self.down.listener.service
-        if service is self.service:  # its entry is gone, and with it the listener's next service
+        if service is self.service or service.kind is not Kind.HTTP:  # its entry is gone, or became another kind
             self.fail(ProxyCode.UPSTREAM_GONE)
             return
         self.service = service
@@ -250,8 +258,8 @@ class Exchange:
         self._connection_options = head.connection
         down = self.down
         framing = outgoing_framing(head, self.head.minor)
-        self._chunked_out = framing is Framing.CHUNKED
-        self.delimited = framing is not Framing.CLOSE
+        self._chunked_out = framing is _CHUNKED
+        self.delimited = framing is not _CLOSE
         if not (self.delimited and self.request_done and self.head.keep_alive and down.may_stay()):
             # A request that is still being sent cannot be skipped over afterwards (RFC 9112 9.3).
             down.keep_alive = False
@@ -272,6 +280,14 @@ class Exchange:
         """The response is complete; ``complete`` follows when the upstream connection is settled."""
         if self._chunked_out:
             self.down.stream.send(last_chunk(forward_trailers(trailers, self._connection_options)))
+        self.response_done = True
+
+    def on_whole_response(self, head: ResponseHead, body: bytes) -> None:
+        """Passes a response on that is complete, with a body of known length or none."""
+        self.on_response(head)
+        if body:
+            self.bytes_sent += len(body)
+            self.down.stream.send(body)
         self.response_done = True
 
     def flush_downstream(self) -> None:

@@ -24,6 +24,16 @@ class ProxyCode(StrEnum):
     UPSTREAM_TRUNCATED = "upstream_truncated"
     UPSTREAM_GONE = "upstream_gone"
     STREAM_IDLE = "limit_stream_idle_timeout"
+    # The ends of a tunnel; those of its upstream have the codes above.
+    TUNNEL_IDLE = "limit_tunnel_idle_timeout"
+    TUNNEL_LIFETIME = "limit_tunnel_lifetime"
+    CERTIFICATE_EXPIRED = "certificate_expired"
+    CLIENT_RESET = "client_reset"
+    CLIENT_TRUNCATED = "client_truncated"
+    # What a reload ends, beside what the new policy denies.
+    ENTRY_REMOVED = "entry_removed"
+    ENTRY_CHANGED = "entry_changed"
+    TRUST_CHANGED = "trust_changed"
     # The other end of the downstream connection.
     CLIENT_CLOSED = "client_closed"
     CLIENT_STALLED = "limit_stall_timeout"

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from sidecar.clock import Clock
     from sidecar.http.limits import HttpLimits
     from sidecar.limits import Limits
-    from sidecar.proxy.downstream import Downstream
+    from sidecar.proxy.connection import Connection
     from sidecar.proxy.stream import Stream
     from sidecar.proxy.tls_stream import TlsStream
     from sidecar.telemetry.access_log import AccessLog
@@ -40,7 +40,7 @@ class Hub:
     messages: Messages
     ids: Ids = field(default_factory=Ids)
     #: Every live connection from a downstream peer; the registry of DESIGN 4, rule 3.
-    connections: set[Downstream] = field(default_factory=set)
+    connections: set[Connection] = field(default_factory=set)
     #: Every live stream in either direction, for the deadlines.
     streams: set[Stream] = field(default_factory=set)
     #: Inbound TLS handshakes under way, the oldest first.

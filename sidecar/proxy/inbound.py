@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from sidecar.http.xfcc import identity_block
+from sidecar.proxy.connection import Kind
+from sidecar.proxy.context import caller_context
 from sidecar.proxy.counters import Counters
-from sidecar.proxy.service import Facts, Self, gather, head_bytes
+from sidecar.proxy.service import Self, head_bytes
 from sidecar.proxy.tls_stream import TlsStream
-from sidecar.telemetry.record import Context
 from sidecar.tls.engine import TlsEngine
 
 if TYPE_CHECKING:
-    from sidecar.http.messages import RequestHead
     from sidecar.policy.decision import Denial, Permit
     from sidecar.policy.table import PeerRules, Table
     from sidecar.proxy.downstream import Downstream
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from sidecar.proxy.pool import Pool
     from sidecar.proxy.service import Service
     from sidecar.proxy.stream import Stream
+    from sidecar.telemetry.record import Context
     from sidecar.tls.contexts import TlsContext
 
 
@@ -39,6 +40,7 @@ class _Memo:
 class InboundService:
     """One inbound entry as of one configuration."""
 
+    kind: ClassVar[Kind] = Kind.HTTP
     direction: ClassVar[str] = "inbound"
     closed_by_drain: ClassVar[bool] = True
     secure: ClassVar[bool] = True
@@ -63,10 +65,6 @@ class InboundService:
             self.tls = self.tls.successor()
         return self.tls, TlsEngine(self.tls)
 
-    def facts(self, head: RequestHead) -> Facts:
-        """Gathers what the request says beside its head."""
-        return gather(self.hub, head)
-
     def authorise(self, exchange: Exchange, decision_id: str) -> Permit | Denial:
         """Decides by the allow rules that name the caller; the rules are found once for a connection and policy."""
         head = exchange.head
@@ -75,34 +73,17 @@ class InboundService:
 
     def outgoing(self, exchange: Exchange) -> bytes:
         """Writes the head for the agent, with the caller's proven identity in it."""
-        return head_bytes(exchange.head, exchange.facts, self._memo(exchange.down).identity, None)
+        return head_bytes(exchange, self._memo(exchange.down).identity, None)
 
-    def contexts(self, exchange: Exchange) -> tuple[Context, ...]:
+    def told(self, exchange: Exchange) -> str:
         """Says which caller spoke to the agent."""
-        return (self._memo(exchange.down).context,)
+        return self._memo(exchange.down).context.json
 
     def context(self, connection: Downstream) -> Context:
         """Says who is at the other end of a connection; its peer may not be proven."""
         if connection.peer is not None:
             return self._memo(connection).context
-        return self._context(connection)
-
-    def _context(self, connection: Downstream) -> Context:
-        peer, stream = connection.peer, connection.stream
-        # What the caller calls us: worth a line in the log, and deciding nothing.
-        sni = stream.engine.server_name_received if isinstance(stream, TlsStream) and peer is not None else None
-        return Context.of(
-            direction=self.direction,
-            listener=self.name,
-            src_identity=None if peer is None else str(peer.id),
-            src_addr=connection.remote or None,
-            src_pin=None if peer is None else str(peer.pin),
-            dst_identity=self.own.name,
-            dst_addr=self.pool.destination.text,
-            dst_name=sni,
-            cert_serial=None if peer is None else peer.serial,
-            key_protection=self.own.protection,
-        )
+        return caller_context(self, connection, self.pool.destination.text)
 
     def _memo(self, connection: Downstream) -> _Memo:
         memo = connection.memo
@@ -111,8 +92,9 @@ class InboundService:
         peer = connection.peer
         if peer is None:
             raise RuntimeError("an inbound connection without a proven peer reached a decision")
+        context = caller_context(self, connection, self.pool.destination.text)
         identity = identity_block(self.own.name, peer.leaf_sha256, str(peer.id))
-        connection.memo = memo = _Memo(self, self.table.for_peer(peer), identity, self._context(connection))
+        connection.memo = memo = _Memo(self, self.table.for_peer(peer), identity, context)
         return memo
 
 

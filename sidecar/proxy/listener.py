@@ -5,26 +5,32 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from sidecar.proxy import account
+from sidecar.proxy.connection import Connection, Entry, Kind
 from sidecar.proxy.downstream import Downstream
 from sidecar.proxy.failure import BindCode, BindError, ProxyCode
 from sidecar.proxy.stream import format_address
+from sidecar.proxy.tunnel import Tunnel
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sidecar.errors import SidecarError
-    from sidecar.proxy.exchange import Exchange
     from sidecar.proxy.hub import Hub
-    from sidecar.proxy.service import Service
     from sidecar.proxy.stream import Stream
-    from sidecar.telemetry.record import Event
+
+S = TypeVar("S", bound=Entry)
 
 #: Connections that the kernel may complete before we accept them.
 BACKLOG = 1024
 #: Connections that asyncio accepts before it looks at anything else. Without a free descriptor it also fails so often at
 #: once, each time with an error of its own and a second's wait that does not hold back the next.
 ACCEPTS = 1
+
+#: What becomes of a connection, by the kind of its entry.
+_KINDS: dict[Kind, Callable[[Any], Connection]] = {Kind.HTTP: Downstream, Kind.TCP: Tunnel}
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -51,16 +57,17 @@ def bind(host: str, port: int) -> socket.socket:
     return sock
 
 
-class Listener:
-    """One bound address. A reload replaces ``service``; the socket stays."""
+class Listener(Generic[S]):
+    """One bound address. A reload replaces ``service``, perhaps by one of another kind; the socket stays."""
 
-    def __init__(self, hub: Hub, service: Service, sock: socket.socket) -> None:
+    def __init__(self, hub: Hub, service: S, sock: socket.socket) -> None:
         self.hub = hub
         self.service = service
         self.address = format_address(sock.getsockname())
         self._sock = sock
         self._server: asyncio.Server | None = None
-        self._stopped = False
+        #: No longer accepts: the configuration has no such entry any more, or the process is ending.
+        self.stopped = False
 
     async def start(self) -> None:
         """Begins to accept.
@@ -81,7 +88,7 @@ class Listener:
 
     def stop(self) -> None:
         """Stops accepting; open connections go on."""
-        self._stopped = True
+        self.stopped = True
         if self._server is not None:
             self._server.close()
             self._server = None
@@ -90,55 +97,54 @@ class Listener:
 
     # -- what connections call ----------------------------------------------------------------------------------------
 
-    def stream(self, user: Downstream) -> Stream:
+    def stream(self, user: object) -> Stream:
         """Makes the stream of a new connection."""
         return self.service.stream(user)
 
-    def connected(self, connection: Downstream) -> None:
-        """Enters a connection into the registry. Many are accepted in one turn, so the limits are looked at again."""
+    def connected(self, connection: Connection) -> None:
+        """Enters a connection into the registry. Many are accepted in one turn, so the limits are looked at again.
+
+        A reload between accepting and this can have made the entry one of another kind: such a connection is let go.
+        """
         hub = self.hub
         hub.connections.add(connection)
         hub.open[self.service.direction] += 1
         hub.metrics.connections.labels(self.service.direction).inc()
         code = self._excess()
-        if self._stopped:
+        if self.stopped or connection.kind is not self.service.kind:
             connection.stream.abort()
         elif code is not None:
             self.limited(connection.stream.remote, code)
             connection.stream.abort()
 
-    def opened(self, connection: Downstream) -> None:
+    def opened(self, connection: Connection) -> None:
         """A connection is ready; its peer is proven where the service asks for one."""
         connection.peer = connection.stream.peer
 
-    def refused(self, connection: Downstream, error: SidecarError) -> None:
+    def refused(self, connection: Connection, error: SidecarError) -> None:
         """A handshake failed."""
         account.refused(self.hub, self.service, connection.stream.remote, error)
 
     def rejected(self, connection: Downstream, status: int, code: str) -> None:
         """Bytes that are no acceptable request were answered and the connection closes."""
-        account.rejected(self.hub, self.service, connection, status, code)
+        account.rejected(self.hub, connection.listener.service, connection, status, code)
 
     def limited(self, remote: str, code: ProxyCode) -> None:
         """A connection was one too many."""
         self.hub.metrics.limit_hits_total.labels(code.removeprefix("limit_")).inc()
         account.limited(self.hub, self.service, remote, code)
 
-    def lost(self, connection: Downstream) -> None:
+    def lost(self, connection: Connection) -> None:
         """A connection is gone."""
         self.hub.connections.discard(connection)
         self.hub.open[self.service.direction] -= 1
         self.hub.metrics.connections.labels(self.service.direction).dec()
 
-    def log(self, exchange: Exchange, event: Event) -> None:
-        """Writes the line of an exchange and counts it."""
-        account.exchanged(self.hub, exchange, event)
-
     # -- inside -------------------------------------------------------------------------------------------------------
 
     def _accept(self) -> asyncio.BaseProtocol:
         code = self._excess(one_more=1)
-        return Downstream(self).stream if code is None else _Refusal(self, code)
+        return _KINDS[self.service.kind](self).stream if code is None else _Refusal(self, code)
 
     def _excess(self, *, one_more: int = 0) -> ProxyCode | None:
         hub = self.hub
@@ -148,10 +154,14 @@ class Listener:
         return None
 
 
+#: A listener of whichever kind its entry is at the moment.
+AnyListener: TypeAlias = Listener[Any]
+
+
 class _Refusal(asyncio.Protocol):
     """Takes the place of a connection that is one too many: closed before it costs anything."""
 
-    def __init__(self, listener: Listener, code: ProxyCode) -> None:
+    def __init__(self, listener: AnyListener, code: ProxyCode) -> None:
         self._listener = listener
         self._code = code
 

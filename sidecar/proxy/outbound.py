@@ -4,34 +4,38 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from sidecar.policy.routes import web_page
+from sidecar.proxy.connection import Kind
+from sidecar.proxy.context import agent_context
 from sidecar.proxy.counters import Counters
-from sidecar.proxy.service import Facts, Self, gather, head_bytes
+from sidecar.proxy.service import Self, head_bytes
 from sidecar.proxy.stream import Stream
 from sidecar.proxy.tls_stream import TlsStream
 from sidecar.telemetry.record import Context
+from sidecar.telemetry.text import quoted
 from sidecar.tls.engine import TlsEngine
 
 if TYPE_CHECKING:
-    from sidecar.http.messages import RequestHead
     from sidecar.policy.decision import Denial, Permit
     from sidecar.policy.routes import RouteTable
     from sidecar.proxy.downstream import Downstream
     from sidecar.proxy.exchange import Exchange
     from sidecar.proxy.hub import Hub
     from sidecar.proxy.pool import Pool
-    from sidecar.proxy.upstream import Upstream
+    from sidecar.proxy.stream import StreamUser
     from sidecar.tls.contexts import TlsContext
 
 
 class _Memo:
     """What the log says of one connection from the agent."""
 
-    __slots__ = ("context", "service")
+    __slots__ = ("context", "host", "name", "service")
 
     def __init__(self, service: OutboundService, context: Context) -> None:
         self.service = service
         self.context = context
+        #: The ``Host`` of the last request, and what the log says of it.
+        self.host: bytes | None = None
+        self.name = ""
 
 
 class TlsDestination:
@@ -45,7 +49,7 @@ class TlsDestination:
         self._context = context
         self._hub = hub
 
-    def stream(self, user: Upstream) -> Stream:
+    def stream(self, user: StreamUser) -> Stream:
         """Makes a TLS stream, client side."""
         return TlsStream(user, self._hub, self._engine, self._hub.limits.connect_timeout)
 
@@ -71,6 +75,7 @@ class TlsDestination:
 class OutboundService:
     """One outbound entry as of one configuration."""
 
+    kind: ClassVar[Kind] = Kind.HTTP
     direction: ClassVar[str] = "outbound"
     closed_by_drain: ClassVar[bool] = False
     secure: ClassVar[bool] = False
@@ -90,36 +95,31 @@ class OutboundService:
         """Makes a plaintext stream."""
         return Stream(user, self.hub)
 
-    def facts(self, head: RequestHead) -> Facts:
-        """Gathers what the request says beside its head."""
-        return gather(self.hub, head)
-
     def authorise(self, exchange: Exchange, decision_id: str) -> Permit | Denial:
         """Decides whether this entry takes the request at all."""
         head = exchange.head
-        page = web_page(exchange.facts.noted)
+        page = exchange.facts.page
         return self.routes.route(head.method, head.authority, head.host, head.path, page, decision_id=decision_id)
 
     def outgoing(self, exchange: Exchange) -> bytes:
         """Writes the head for the peer; ``Host`` is as received unless the entry overrides it."""
-        return head_bytes(exchange.head, exchange.facts, b"", self.host)
+        return head_bytes(exchange, b"", self.host)
 
-    def contexts(self, exchange: Exchange) -> tuple[Context, ...]:
+    def told(self, exchange: Exchange) -> str:
         """Says that we spoke to the peer; who that is stands there once it was proven."""
-        return (self.context(exchange.down), exchange.upstream_context or self._unreached)
+        memo = self._memo(exchange.down)
+        host = exchange.head.host
+        if memo.host != host:
+            memo.host, memo.name = host, f',"dst.name":{quoted(host)}'
+        return memo.context.json + (exchange.upstream_context or self._unreached).json + memo.name
 
     def context(self, connection: Downstream) -> Context:
         """Says which agent connection this is, and that we speak for it."""
+        return self._memo(connection).context
+
+    def _memo(self, connection: Downstream) -> _Memo:
         memo = connection.memo
         if isinstance(memo, _Memo) and memo.service is self:
-            return memo.context
-        context = Context.of(
-            direction=self.direction,
-            listener=self.name,
-            src_identity=self.own.name,
-            src_addr=connection.remote or None,
-            src_pin=self.own.pin,
-            key_protection=self.own.protection,
-        )
-        connection.memo = _Memo(self, context)
-        return context
+            return memo
+        connection.memo = memo = _Memo(self, agent_context(self, connection))
+        return memo

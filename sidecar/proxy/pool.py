@@ -6,17 +6,17 @@ cannot leave (DESIGN 4, rule 1).
 
 from __future__ import annotations
 
-import asyncio
-import socket
 from typing import TYPE_CHECKING, Protocol
 
-from sidecar.errors import SidecarError
-from sidecar.policy.decision import Permit
+from sidecar.proxy.dial import connect, demand, over_limit
 from sidecar.proxy.failure import DialError, ProxyCode
 from sidecar.proxy.stream import Stream
 from sidecar.proxy.upstream import Upstream
 
 if TYPE_CHECKING:
+    import asyncio
+
+    from sidecar.policy.decision import Permit
     from sidecar.proxy.hub import Hub
     from sidecar.proxy.stream import StreamUser
     from sidecar.telemetry.record import Context
@@ -34,7 +34,7 @@ class Destination(Protocol):
     port: int
     text: str
 
-    def stream(self, user: Upstream) -> Stream:
+    def stream(self, user: StreamUser) -> Stream:
         """Makes the stream of a new connection."""
 
     def context(self, stream: Stream) -> Context | None:
@@ -84,13 +84,13 @@ class Pool:
 
     def take(self, permit: Permit) -> Upstream | None:
         """Returns an idle connection that is still good, or None: then ``dial``."""
-        _demand(permit)
+        demand(permit)
         if self._retries < RETRY_BURST:
             self._retries += RETRY_SHARE
         idle = self._idle
         while idle:
             upstream = idle.pop()
-            if not upstream.stream.closed and not upstream.readable():
+            if upstream.usable():
                 return upstream
             upstream.drop()
         return None
@@ -103,14 +103,12 @@ class Pool:
                 ``upstream_connections`` is reached.
 
         """
-        _demand(permit)
-        limits = self.hub.limits
-        if self.size >= limits.upstream_connections:
-            self.hub.metrics.limit_hits_total.labels("upstream_connections").inc()
-            raise DialError(ProxyCode.LIMIT_UPSTREAM_CONNECTIONS, "too many connections to this upstream")
+        demand(permit)
+        if self.size >= self.hub.limits.upstream_connections:
+            raise over_limit(self.hub)
         self._dialling += 1
         try:
-            return await self._connect(limits.connect_timeout)
+            return await self._connect()
         finally:
             self._dialling -= 1
 
@@ -130,8 +128,10 @@ class Pool:
         if not upstream.settled:
             upstream.settled = True
             self.destination.settled(upstream.stream)
-        upstream.stream.resume_reading()  # the last client may have been a slow one; what comes now must be seen
-        upstream.stream.read_deadline = self.hub.clock.monotonic() + self.hub.limits.upstream_idle_timeout
+        stream = upstream.stream
+        if stream.reading_paused:
+            stream.resume_reading()  # the last client was a slow one; what comes now must be seen
+        stream.read_deadline = self.hub.clock.monotonic() + self.hub.limits.upstream_idle_timeout
         self._idle.append(upstream)
 
     def forget(self, upstream: Upstream) -> None:
@@ -148,50 +148,16 @@ class Pool:
             self._live.discard(upstream)
             upstream.stream.close()
 
-    async def _connect(self, limit: float) -> Upstream:
+    async def _connect(self) -> Upstream:
         ready: asyncio.Future[Upstream] = self.hub.loop.create_future()
         upstream = Upstream(self, ready)
         where = self.destination
-        connected = False
         try:
-            async with asyncio.timeout(limit):
-                await self.hub.loop.create_connection(lambda: upstream.stream, where.host, where.port)
-                connected = True
-                await ready
-        except BaseException as error:
-            if not ready.cancel() and not ready.cancelled():
-                ready.exception()  # seen: it came while this task was being cancelled
+            await connect(self.hub, where, upstream.stream, ready)
+        except BaseException:
             upstream.drop()
-            if not connected:
-                upstream.stream.disown()
-            failure = dial_error(error, where.text)
-            if failure is None:
-                raise
-            raise failure from error
+            raise
         if upstream.stream.closed:
             raise DialError(ProxyCode.UPSTREAM_RESET, f"{where.text} closed the connection at once")
         self._live.add(upstream)
         return upstream
-
-
-def dial_error(error: BaseException, text: str) -> DialError | None:
-    """Names why a connection could not be made; None for what is no failure of the upstream (a cancellation)."""
-    if isinstance(error, TimeoutError):
-        return DialError(ProxyCode.UPSTREAM_CONNECT_TIMEOUT, f"{text} did not answer in time")
-    if isinstance(error, ConnectionRefusedError):
-        return DialError(ProxyCode.UPSTREAM_REFUSED, f"nothing listens on {text}")
-    if isinstance(error, socket.gaierror):
-        return DialError(ProxyCode.UPSTREAM_NAME, f"the name in {text} cannot be resolved")
-    if isinstance(error, SidecarError):
-        return DialError(ProxyCode.UPSTREAM_TLS, str(error), cause=error.code)
-    if isinstance(error, ConnectionResetError):
-        return DialError(ProxyCode.UPSTREAM_RESET, f"{text} closed the connection before it was ready")
-    if isinstance(error, OSError):
-        return DialError(ProxyCode.UPSTREAM_UNREACHABLE, f"{text} cannot be reached: {error.strerror or error}")
-    return None
-
-
-def _demand(permit: Permit) -> None:
-    # The type checker says it; this says it to code that was not checked.
-    if not isinstance(permit, Permit):
-        raise TypeError("an upstream is reached with a permit only")

@@ -41,7 +41,7 @@ class State(Enum):
 
 
 # Looking a member up on its Enum is dear where it happens for every read and write.
-_OPEN, _LINGERING, _CLOSED = State.OPEN, State.LINGERING, State.CLOSED
+_OPENING, _OPEN, _LINGERING, _CLOSED = State.OPENING, State.OPEN, State.LINGERING, State.CLOSED
 
 
 class Expiry(Enum):
@@ -92,12 +92,15 @@ class Stream(asyncio.Protocol):
         self.writing_paused = False
         #: Bytes handed to the transport so far.
         self.written = 0
+        #: Our sending side has ended by `finish`; the peer's may go on.
+        self.finished = False
         #: Who the other end proved to be; None in plaintext.
         self.peer: Peer | None = None
         #: The peer's address as ``host:port`` (IPv6 in brackets); empty before there is a connection.
         self.remote = ""
         self._transport: asyncio.Transport | None = None
-        self._out: list[bytes] = []
+        #: What ``send`` has taken since the last ``flush``.
+        self.gathered: list[bytes] = []
         self._discarded = 0
         self._peer_done = False  # the peer's end of the connection was seen
         self._mark = 0  # what was delivered when the last window of a lingering peer began
@@ -143,7 +146,7 @@ class Stream(asyncio.Protocol):
             return
         self.state = _CLOSED
         self._transport = None
-        self._out.clear()
+        self.gathered.clear()
         self.hub.streams.discard(self)
         self.read_deadline = self.write_deadline = NEVER
         self.user.lost()
@@ -163,8 +166,8 @@ class Stream(asyncio.Protocol):
     @property
     def closed(self) -> bool:
         """Says whether nothing can be sent any more."""
-        state = self.state
-        return state is _LINGERING or state is _CLOSED or self._transport is None or self._transport.is_closing()
+        transport = self._transport
+        return (self.state is not _OPEN and self.state is not _OPENING) or transport is None or transport.is_closing()
 
     @property
     def unsent(self) -> int:
@@ -178,17 +181,29 @@ class Stream(asyncio.Protocol):
 
     def send(self, data: bytes) -> None:
         """Gathers data for the next flush; silently nothing once the stream is closed."""
-        self._out.append(data)
+        self.gathered.append(data)
 
     def flush(self) -> None:
         """Writes what was gathered, in one piece."""
-        out = self._out
-        if not out:
+        gathered = self.gathered
+        if not gathered:
             return
-        data = out[0] if len(out) == 1 else b"".join(out)
-        out.clear()
+        data = gathered[0] if len(gathered) == 1 else b"".join(gathered)
+        gathered.clear()
         if self.state is _OPEN and self._transport is not None:
             self._write(data)
+
+    def write(self, data: bytes) -> None:
+        """Writes at once, for whoever has nothing gathered; not for after ``finish``."""
+        if self.state is _OPEN and self._transport is not None:
+            self._write(data)
+
+    def finish(self) -> None:
+        """Ends our sending side and nothing else (half-close): the peer sees a clean end, and may go on sending."""
+        if self.state is _OPEN and self._transport is not None and not self.finished:
+            self.flush()
+            self._finish()
+            self.finished = True
 
     def pause_reading(self) -> None:
         """Stops reading, so that the peer is slowed down by TCP."""
@@ -220,7 +235,7 @@ class Stream(asyncio.Protocol):
 
     def abort(self) -> None:
         """Ends at once; what was not sent is lost."""
-        self._out.clear()
+        self.gathered.clear()
         self.state = _CLOSED
         if self._transport is not None:
             self._transport.abort()
@@ -262,6 +277,13 @@ class Stream(asyncio.Protocol):
         assert self._transport is not None  # noqa: S101 - flush has looked
         self.written += len(data)
         self._transport.write(data)
+
+    def _finish(self) -> None:
+        assert self._transport is not None  # noqa: S101 - finish has looked
+        try:
+            self._transport.write_eof()
+        except OSError:
+            self.abort()  # as in `_linger`
 
     def _farewell(self) -> None:
         """Says goodbye in the protocol of the stream; plain TCP has no word for it."""

@@ -61,8 +61,10 @@ class TlsStream(Stream):
         state = self.state
         if state is _OPEN:
             self._dry += len(data)
-            self.engine.receive(data)
-            self._read()
+            try:
+                self._took(self.engine.take(data))
+            except TlsError as error:
+                self._broken(error)
         elif state is _OPENING:
             self.engine.receive(data)
             self._step()
@@ -163,17 +165,19 @@ class TlsStream(Stream):
 
     def _read(self) -> None:
         try:
-            self._drain()
+            self._took(self.engine.read())
         except TlsError as error:
             self._broken(error)
 
-    def _drain(self) -> None:
+    def _took(self, data: bytes) -> None:
+        """Hands decrypted data on, and sees to what TLS itself wants."""
         engine = self.engine
-        data = engine.read()
         if data:
-            self._dry = max(0, self._dry - DRY_SHARE * len(data))
+            dry = self._dry - DRY_SHARE * len(data)
+            self._dry = max(0, dry)  # cheaper than max
             self.user.received(data)
-        self._send_records()
+        if engine.outgoing.pending:
+            self._send_records()
         if self._dry > DRY_BYTES or (self.writing_paused and self.unsent > UNSENT_BYTES):
             self.abort()
             return
@@ -184,14 +188,18 @@ class TlsStream(Stream):
             self.user.ended(clean=engine.eof)
 
     def _write(self, data: bytes) -> None:
-        self.engine.write(data)
-        self._send_records()
+        engine = self.engine
+        engine.write(data)
+        records = engine.to_send()
+        if records and self._transport is not None:
+            self.written += len(records)
+            self._transport.write(records)
 
     def _send_records(self) -> None:
         records = self.engine.to_send()
         state = self.state
         # Once our side has ended nothing more may follow: an answer to a key update, say.
-        if records and self._transport is not None and (state is _OPEN or state is _OPENING):
+        if records and self._transport is not None and (state is _OPEN or state is _OPENING) and not self.finished:
             self.written += len(records)
             self._transport.write(records)
 
@@ -204,6 +212,11 @@ class TlsStream(Stream):
             self.user.ended(clean=False)
         if self.state is _OPEN:
             self._linger()
+
+    def _finish(self) -> None:
+        # No FIN: the peer's direction is a TLS connection still, and some take a FIN for the end of both (RFC 8446 6.1).
+        self.engine.close_write()
+        self._send_records()
 
     def _farewell(self) -> None:
         self.engine.close()

@@ -59,9 +59,9 @@ class Upstream:
         if not self._answered:
             self.stream.read_deadline = self.hub.clock.monotonic() + self.hub.limits.upstream_timeout
 
-    def readable(self) -> bool:
-        """Says whether bytes nobody asked for, or the upstream's goodbye, lie in the kernel unseen by the loop."""
-        return bool(self._poll.poll(0))
+    def usable(self) -> bool:
+        """Says whether it may take a request: no bytes nobody asked for, nor a goodbye, lie in the kernel unseen."""
+        return not (self.stream.closed or self._poll.poll(0))
 
     def drop(self) -> None:
         """Ends the connection at once; the exchange has already been told or does not want to know."""
@@ -172,13 +172,25 @@ class Upstream:
         exchange = self.exchange
         if exchange is None:
             return
+        self._judge(exchange, head)
+        self.stream.read_deadline = self.hub.clock.monotonic() + self.hub.limits.stream_idle_timeout
+        exchange.on_response(head)
+
+    def on_whole(self, head: ResponseHead, body: bytes) -> None:
+        """Passes a response on that is complete."""
+        self._answered = True
+        exchange = self.exchange
+        if exchange is not None:
+            self._judge(exchange, head)
+            exchange.on_whole_response(head, body)
+
+    def _judge(self, exchange: Exchange, head: ResponseHead) -> None:
+        """Says whether the response leaves a doubt."""
         # An upstream that answers while the request is still on its way may never read the rest of it, and take that
         # for the next request (threat 36). One that sends a body where there is none, as a careless handler of HEAD
         # does, would have it taken for the next response (threat 37). Such a connection serves no other request.
         bodiless = head.status in BODILESS or exchange.head.method == b"HEAD"
         self._doubtful = bodiless or not exchange.request_done or self.stream.unsent > 0
-        self.stream.read_deadline = self.hub.clock.monotonic() + self.hub.limits.stream_idle_timeout
-        exchange.on_response(head)
 
     def on_data(self, data: bytes) -> None:
         """Passes body bytes on."""

@@ -31,8 +31,8 @@ class Later(Protocol):
 class LogLimits:
     """Bounds of the access log. Times are seconds, sizes bytes."""
 
-    #: Lines gathered before they are handed on without waiting.
-    flush_bytes: int = 32 * 1024
+    #: Lines gathered before they are handed on without waiting. The writer's thread contends with the loop each time.
+    flush_bytes: int = 256 * 1024
     #: How long a line waits for others.
     flush_seconds: float = 0.1
     #: Lines that wait for the sink: one more is dropped and counted, or with ``log_full: deny`` requests are denied.
@@ -59,19 +59,30 @@ class AccessLog:
         self._deny = deny_when_full
         self._lines: list[bytes] = []
         self._size = 0
+        #: What may be gathered: the backlog's bound less what the writer had at the last look. It only ever has less since.
+        self._room = limits.backlog_bytes
         self._waiting = False
         self._closed = False
         self._dropped = 0
 
     def write(self, record: Record, *, urgent: bool = False) -> None:
         """Takes a record; ``urgent`` hands it, and what waits before it, to the writer at once."""
-        if self._closed or self._size + self._writer.backlog >= self._limits.backlog_bytes:
+        if self._size >= self._room and not self._make_room():
             self._dropped += 1
             return
-        line = encode(record)
+        self.add(encode(record))
+        if urgent:
+            self.flush()
+
+    def add(self, line: bytes) -> None:
+        """Takes a whole line, encoded already."""
+        size = self._size
+        if size >= self._room and not self._make_room():
+            self._dropped += 1
+            return
         self._lines.append(line)
-        self._size += len(line)
-        if urgent or self._size >= self._limits.flush_bytes:
+        self._size = size = size + len(line)
+        if size >= self._limits.flush_bytes:
             self.flush()
         elif not self._waiting:
             self._waiting = True
@@ -101,6 +112,7 @@ class AccessLog:
             self._lines.clear()
             self._size = 0
             self._writer.offer(chunk, count)
+            self._room = self._limits.backlog_bytes - self._writer.backlog
 
     def reopen(self) -> None:
         """Opens the file again under its name: what ``logrotate`` moved away is left behind, no line is cut in two."""
@@ -113,7 +125,13 @@ class AccessLog:
             return self._writer.backlog
         self.flush()
         self._closed = True
+        self._room = 0
         return self._writer.close(self._limits.close_seconds)
+
+    def _make_room(self) -> bool:
+        """Looks again at what the writer has; says whether another line finds room."""
+        self._room = 0 if self._closed else self._limits.backlog_bytes - self._writer.backlog
+        return self._size < self._room
 
     def _due(self) -> None:
         self._waiting = False

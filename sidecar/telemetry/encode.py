@@ -25,29 +25,34 @@ _METHODS: dict[str | bytes, str] = {
     name: f',"http.method":"{name.decode()}"'
     for name in (b"GET", b"POST", b"PUT", b"DELETE", b"PATCH", b"HEAD", b"OPTIONS")
 }
+_THREE = tuple(f"{number:03d}" for number in range(1000))
 #: Outcomes remembered; a policy has as many as it has rules and reasons.
 OUTCOMES = 1024
 
 
 class _Stamp:
-    """The text of the current second: it changes once a second, lines come by the thousand."""
+    """The text of the current millisecond, and of its second: lines come by the thousand."""
 
-    __slots__ = ("second", "text")
+    __slots__ = ("millisecond", "second", "stamp", "text")
 
     def __init__(self) -> None:
-        self.second = -1
-        self.text = ""
+        self.second = self.millisecond = -1
+        self.text = self.stamp = ""
 
     def of(self, moment: float) -> str:
         """``2026-01-31T12:00:00.000`` in UTC (RFC 3339 5.6, without its ``Z``)."""
         # A clock that has gone mad still gives a line that can be read.
         if not 0 <= moment <= LAST_SECOND:
             moment = 0.0
-        second = int(moment)
-        if second != self.second:
-            self.text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
-            self.second = second
-        return f"{self.text}.{int((moment - second) * 1000):03d}"
+        millisecond = int(moment * 1000)
+        if millisecond != self.millisecond:
+            second, rest = divmod(millisecond, 1000)
+            if second != self.second:
+                self.text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+                self.second = second
+            self.stamp = f"{self.text}.{_THREE[rest]}"
+            self.millisecond = millisecond
+        return self.stamp
 
 
 class _Outcomes(dict[tuple["Decision | None", "str | None", "str | None", "str | None"], str]):
@@ -60,6 +65,12 @@ class _Outcomes(dict[tuple["Decision | None", "str | None", "str | None", "str |
         members = zip(names, key, strict=True)
         self[key] = text = "".join(f',"{name}":{quoted(value)}' for name, value in members if value is not None)
         return text
+
+
+def _milliseconds(value: float) -> str:
+    """With three decimals, as ``:.3f`` writes it but for its ties; in half the time."""
+    thousandths = int(value * 1000 + 0.5)
+    return f"{thousandths // 1000}.{_THREE[thousandths % 1000]}"
 
 
 _stamp = _Stamp()
@@ -78,7 +89,7 @@ def encode(record: Record) -> bytes:
     if record.decision_id is not None:
         line += f',"decision.id":{quoted(record.decision_id)}'
     if record.session_id is not None:
-        line += f',"session.id":{quoted(record.session_id)}'
+        line += _session(record.session_id)
     if record.trace_id is not None:
         line += f',"trace.id":{quoted(record.trace_id)}'
     if record.error is not None:
@@ -86,11 +97,52 @@ def encode(record: Record) -> bytes:
     return (line + "}\n").encode("ascii")
 
 
+def outcome(decision: Decision | None, rule: str | None, reason: str | None, version: str | None) -> str:
+    """Returns the part of a line that says what was decided; remembered, since requests share it by the thousand."""
+    return _outcomes[decision, rule, reason, version]
+
+
+def encode_request(
+    moment: float,
+    context: str,
+    method: bytes,
+    path: bytes,
+    status: int,
+    sent: int,
+    received: int,
+    milliseconds: float,
+    decided: str,
+    decision_id: str,
+    session: str | None,
+    trace_id: str,
+) -> bytes:
+    """Returns what `encode` returns for a request that came to an ordinary end, in a third of the time.
+
+    ``context`` is everything that the connection knows (`Context.json`, and ``dst.name`` where it stands there),
+    ``decided`` is of `outcome`. ``path`` is without its query; ``decision_id`` and ``trace_id`` are hexadecimal digits.
+    """
+    return (
+        f'{{"time":"{_stamp.of(moment)}Z","event":"request"{context}'
+        f"{_METHODS.get(method) or _method(method)},"
+        f'"http.path":{quoted(path)},"http.status":{status},"bytes_sent":{sent},"bytes_received":{received},'
+        f'"duration_ms":{_milliseconds(milliseconds)}{decided},"decision.id":"{decision_id}"'
+        f'{"" if session is None else _session(session)},"trace.id":"{trace_id}"}}\n'
+    ).encode("ascii")
+
+
+def _method(name: Text) -> str:
+    return f',"http.method":{quoted(name)}'
+
+
+def _session(session: Text) -> str:
+    return f',"session.id":{quoted(session)}'
+
+
 def _http(record: Record) -> str:
     part = ""
     method = record.http_method
     if method is not None:
-        part = _METHODS.get(method) or f',"http.method":{quoted(method)}'
+        part = _METHODS.get(method) or _method(method)
     if record.http_path is not None:
         part += f',"http.path":{quoted(_without_query(record.http_path))}'
     if record.http_status is not None:
@@ -100,7 +152,7 @@ def _http(record: Record) -> str:
     if record.bytes_received is not None:
         part += f',"bytes_received":{record.bytes_received:d}'
     if record.duration_ms is not None and isfinite(record.duration_ms):
-        part += f',"duration_ms":{record.duration_ms:.3f}'
+        part += f',"duration_ms":{_milliseconds(record.duration_ms)}'
     return part
 
 

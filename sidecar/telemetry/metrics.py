@@ -154,6 +154,12 @@ class Metrics:
             "listener",
         )
         self.denied_total = counter("denied_total", "Requests that policy denied.", "reason")
+        self.tunnels_total = counter(
+            "tunnels_total", "Tunnels that ended, and connections denied one.", "direction", "listener", "decision"
+        )
+        self.tunnel_bytes_total = counter(
+            "tunnel_bytes_total", "Bytes that tunnels carried.", "direction", "listener", "flow"
+        )
         self.refused_total = counter("refused_total", "Connections closed before a request was read.", "code")
         self.connections = gauge("connections", "Open downstream connections.", "direction")
         self.handshakes_total = counter("handshakes_total", "TLS handshakes.", "role", "result", "resumed")

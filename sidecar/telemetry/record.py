@@ -23,9 +23,11 @@ class Event(StrEnum):
 
     #: A request came to its end: answered, denied, failed or cut. One for each.
     REQUEST = "request"
-    #: A request or tunnel has lived for ten seconds and goes on; its ``request`` line follows when it ends.
+    #: A tunnel came to its end: the connection of a permitted caller or of the agent. One for each.
+    TUNNEL = "tunnel"
+    #: A request or tunnel has lived for ten seconds and goes on; its own line follows when it ends.
     OPEN = "open"
-    #: A connection was closed before any request of it was read: handshake, identity, limits.
+    #: A connection was closed before anything of it was passed on: handshake, identity, limits, a tunnel that is denied.
     REFUSED = "refused"
     #: The process serves.
     START = "start"

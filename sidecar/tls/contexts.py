@@ -37,8 +37,9 @@ if TYPE_CHECKING:
     from sidecar.identity.bundle import Bundles
     from sidecar.identity.spiffe import TrustDomain
 
-#: What an HTTP listener or entry offers; a tcp one offers ().
+#: What an HTTP listener or entry offers, and what one offers whose bytes are nobody's business.
 HTTP_ALPN = ("http/1.1",)
+NO_ALPN = ()
 #: Session tickets that a server sends after a full handshake; after a resumed one OpenSSL always sends one.
 TICKETS = 1
 

@@ -139,8 +139,8 @@ class TlsEngine:
         "_hello",
         "_incoming",
         "_object",
-        "_outgoing",
         "_overflow",
+        "_raw",
         "_read",
         "_ready",
         "_received",
@@ -152,6 +152,7 @@ class TlsEngine:
         "eof",
         "handshake_bytes_in",
         "handshake_bytes_out",
+        "outgoing",
         "peer",
         "resumed",
         "server_name_received",
@@ -174,14 +175,17 @@ class TlsEngine:
         self.handshake_bytes_in = self.handshake_bytes_out = 0
         self._context = context
         self._incoming = ssl.MemoryBIO()
-        self._outgoing = ssl.MemoryBIO()
+        #: For its owner to look at ``pending`` alone: whether ``to_send`` has something.
+        self.outgoing = ssl.MemoryBIO()
         self._object = context.sslcontext.wrap_bio(
             self._incoming,
-            self._outgoing,
+            self.outgoing,
             server_side=context.role is Role.SERVER,
             server_hostname=server_name,
             session=session,
         )
+        #: What `ssl.SSLObject` wraps: the same two methods with one call less for each record.
+        self._raw = getattr(self._object, "_sslobj", self._object)
         self._session_id = session.id if session is not None else b""
         self._hello: bytes | None = b"" if context.role is Role.SERVER else None
         #: Received bytes that the incoming BIO has not been given yet.
@@ -197,7 +201,7 @@ class TlsEngine:
         self._wire_ended = False
         #: The receiving side is open and nothing is held: bytes may go straight to OpenSSL. The only test on the hot path.
         self._flowing = False
-        self._read = self._object.read
+        self._read = self._raw.read
         self._write: Callable[[bytes | memoryview], int] = _not_writable
 
     # -- bytes from the wire ------------------------------------------------------------------------------------------
@@ -265,7 +269,7 @@ class TlsEngine:
             self._silence()
             raise
         self._move(Event.PROVEN)
-        self._write = self._object.write
+        self._write = self._raw.write
         return True
 
     def _step(self) -> bool:
@@ -273,7 +277,7 @@ class TlsEngine:
         if self._overflow:
             raise TlsError(TlsCode.HANDSHAKE_TOO_LARGE, f"more than {HELD_BYTES} bytes arrived during one step")
         self._feed()
-        before = self._outgoing.pending
+        before = self.outgoing.pending
         try:
             self._object.do_handshake()
         except ssl.SSLWantReadError:
@@ -285,7 +289,7 @@ class TlsEngine:
                 raise self._cut_short() from None
             return False
         finally:
-            written = self._outgoing.pending - before
+            written = self.outgoing.pending - before
             self.handshake_bytes_in = self._fed
             self.handshake_bytes_out += written
             if written and self._hello is not None:
@@ -307,8 +311,17 @@ class TlsEngine:
         Raises TlsError when the peer sent an alert or something that is no TLS; what was decrypted before it is
         returned first. RuntimeError before the handshake is done.
         """
-        if not self._flowing:
-            return self._read_slowly()
+        return self._decrypted() if self._flowing else self._read_slowly()
+
+    def take(self, data: bytes) -> bytes:
+        """Takes bytes as they arrived and returns what they make readable: ``receive`` and ``read`` in one step."""
+        if self._flowing and len(data) <= FEED_BYTES:
+            self._incoming.write(data)
+            return self._decrypted()
+        self._hold(data)
+        return self.read()
+
+    def _decrypted(self) -> bytes:
         try:
             data = self._read(_RECORD)
         except ssl.SSLWantReadError:
@@ -396,15 +409,15 @@ class TlsEngine:
         pieces = [self._ready]
         while view:
             view = view[self._write(view[:FEED_BYTES]) :]
-            pieces.append(self._outgoing.read())
+            pieces.append(self.outgoing.read())
         self._ready = b"".join(pieces)
 
     def to_send(self) -> bytes:
         """Returns and forgets the bytes that have to go to the peer, in order; b"" when there are none."""
         if self._ready:
             ready, self._ready = self._ready, b""
-            return ready + self._outgoing.read()
-        return self._outgoing.read()
+            return ready + self.outgoing.read()
+        return self.outgoing.read()
 
     # -- the end ------------------------------------------------------------------------------------------------------
 
@@ -465,9 +478,9 @@ class TlsEngine:
             code = TlsCode.HANDSHAKE_TRUNCATED
         elif code is TlsCode.NOT_TLS and not in_handshake:
             code = TlsCode.BAD_RECORD
-        if in_handshake and self._context.role is Role.CLIENT and self._outgoing.pending > ALERT_BYTES:
-            self._outgoing.read()  # our certificate: nobody at the other end is proven yet
-        alert = not is_alert(code) and self._outgoing.pending > 0
+        if in_handshake and self._context.role is Role.CLIENT and self.outgoing.pending > ALERT_BYTES:
+            self.outgoing.read()  # our certificate: nobody at the other end is proven yet
+        alert = not is_alert(code) and self.outgoing.pending > 0
         self._fail()
         where = "the TLS handshake failed" if in_handshake else "the TLS connection failed"
         detail = getattr(error, "verify_message", "") or reason_of(error) or error.strerror or "no reason given"
@@ -476,7 +489,7 @@ class TlsEngine:
     def _silence(self) -> None:
         """Fails without a word: nothing that was not sent yet will be."""
         self._fail()
-        self._outgoing.read()
+        self.outgoing.read()
         self._ready = b""
 
     def _fail(self) -> None:
@@ -517,5 +530,7 @@ class TlsEngine:
         session = self._object.session if self._context.role is Role.CLIENT else None
         if session is None or not session.has_ticket or session.id == self._session_id:
             return None
+        #: What `ssl.SSLObject` wraps: the same two methods with one call less for each record.
+        self._raw = getattr(self._object, "_sslobj", self._object)
         self._session_id = session.id
         return session

@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING
 
 from sidecar.http.errors import HttpError
 from sidecar.http.limits import HttpLimits
+from sidecar.http.messages import RequestHead
 from sidecar.http.parsers import BODY_PARSERS
 from sidecar.http.receiver import RequestReceiver, ResponseReceiver
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
-    from sidecar.http.messages import Field, RequestHead, ResponseHead
+    from sidecar.http.messages import Field, ResponseHead
+
+    _End = Callable[[list[Field]], None]
 
 LIMITS = HttpLimits()
 PARSERS = sorted(BODY_PARSERS)
@@ -53,6 +56,16 @@ class Recorder:
         return b"".join(self.of("data"))  # type: ignore[arg-type]
 
 
+class Taker(Recorder):
+    """A sink that takes a message which is all there in one call, and writes down the same."""
+
+    def on_whole(self, head: RequestHead | ResponseHead, body: bytes) -> None:
+        self.events.append(("request" if isinstance(head, RequestHead) else "response", head))
+        if body:
+            self.events.append(("data", body))
+        self.on_end([])
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What a sink heard, and how it ended: the code and status of the error, or None."""
@@ -83,17 +96,21 @@ def cut(data: bytes, places: Iterable[int]) -> list[bytes]:
 def receive_requests(
     pieces: Sequence[bytes], parser: str, limits: HttpLimits = LIMITS, *, secure: bool = False, eof: bool = False
 ) -> Outcome:
-    """Feeds requests, taking each as soon as the one before it ends."""
-    sink = Recorder()
-    receiver = RequestReceiver(sink, limits, BODY_PARSERS[parser], secure=secure)
-    end = sink.on_end
+    """Feeds requests, taking each as soon as the one before it ends; both kinds of sinks hear the same."""
+    outcomes = []
+    for kind in (Recorder, Taker):
+        sink = kind()
+        receiver = RequestReceiver(sink, limits, BODY_PARSERS[parser], secure=secure)
+        end = sink.on_end
 
-    def on_end(trailers: list[Field]) -> None:
-        end(trailers)
-        receiver.next()
+        def on_end(trailers: list[Field], receiver: RequestReceiver = receiver, end: _End = end) -> None:
+            end(trailers)
+            receiver.next()
 
-    receiver._sink_end = on_end
-    return _receive(receiver, sink, pieces, eof=eof)
+        receiver._sink_end = sink.on_end = on_end  # type: ignore[method-assign]
+        outcomes.append(_receive(receiver, sink, pieces, eof=eof))
+    assert outcomes[0] == outcomes[1]
+    return outcomes[0]
 
 
 def receive_responses(
@@ -104,11 +121,15 @@ def receive_responses(
     method: bytes = b"GET",
     eof: bool = False,
 ) -> Outcome:
-    """Feeds what should be one response to a request of that method."""
-    sink = Recorder()
-    receiver = ResponseReceiver(sink, limits, BODY_PARSERS[parser])
-    receiver.expect(method)
-    return _receive(receiver, sink, pieces, eof=eof)
+    """Feeds what should be one response to a request of that method; both kinds of sinks hear the same."""
+    outcomes = []
+    for kind in (Recorder, Taker):
+        sink = kind()
+        receiver = ResponseReceiver(sink, limits, BODY_PARSERS[parser])
+        receiver.expect(method)
+        outcomes.append(_receive(receiver, sink, pieces, eof=eof))
+    assert outcomes[0] == outcomes[1]
+    return outcomes[0]
 
 
 def _receive(

@@ -17,21 +17,24 @@ from sidecar.app.build import http_limits
 from sidecar.clock import Clock
 from sidecar.identity.pattern import IdPattern
 from sidecar.limits import Limits
-from sidecar.policy.routes import Route, RouteTable, listen_hosts
+from sidecar.policy.routes import ConnectionRoute, Route, RouteTable, listen_hosts
 from sidecar.policy.rules import Rule
 from sidecar.policy.table import Table
+from sidecar.proxy.connection import Kind
+from sidecar.proxy.dialler import Dialler
 from sidecar.proxy.hub import Hub
 from sidecar.proxy.inbound import InboundService
 from sidecar.proxy.listener import Listener, bind
 from sidecar.proxy.outbound import OutboundService, TlsDestination
 from sidecar.proxy.pool import PlainDestination, Pool
 from sidecar.proxy.service import Self as Own
+from sidecar.proxy.tunnel_service import InboundTunnels, OutboundTunnels, Wanted, Way
 from sidecar.tasks import exception_handler
 from sidecar.telemetry.access_log import AccessLog
 from sidecar.telemetry.messages import Messages
 from sidecar.telemetry.metrics import Metrics
 from sidecar.telemetry.sink import Sink
-from sidecar.tls.contexts import Credentials, client_context, server_context
+from sidecar.tls.contexts import NO_ALPN, Credentials, client_context, server_context
 from sidecar.tls.expectation import expect_peer
 from tests.support.ca import Ca, Identity
 from tests.support.wire import Caller, Client, Plain
@@ -141,8 +144,8 @@ class World:
     planner: Identity
     tools: Identity
     upstream: Upstream
-    inbound: Listener
-    outbound: Listener
+    inbound: Listener[Any]
+    outbound: Listener[Any]
     log_path: Path
     internal_errors: list[dict[str, Any]] = field(default_factory=list)
     clients: list[Client] = field(default_factory=list)
@@ -154,7 +157,7 @@ class World:
     @property
     def upstream_connections(self) -> int:
         """Those of both pools: towards the inbound listener and towards the upstream."""
-        return self.outbound.service.pool.size + self.inbound.service.pool.size
+        return sum(connections_of(listener.service) for listener in (self.outbound, self.inbound))
 
     @property
     def outbound_port(self) -> int:
@@ -241,6 +244,8 @@ class Plan:
     connect_port: int | None = None
     clock: Clock = field(default_factory=Clock)
     ca: Ca | None = None
+    #: Both entries are tunnels.
+    tcp: bool = False
 
     def with_limits(self, **changes: Any) -> Plan:
         return replace(self, limits=replace(self.limits, **changes))
@@ -263,6 +268,29 @@ def inbound_service(hub: Hub, identity: Identity, ca: Ca, rules: tuple[Rule, ...
     tls = server_context(credentials(identity), ca.bundles)
     pool = Pool(PlainDestination(LOOPBACK, port, hub), hub)
     return InboundService(hub, "tools", own(identity), tls, Table.compile(rules, "0123456789abcdef"), pool)
+
+
+def inbound_tunnels(
+    hub: Hub, identity: Identity, ca: Ca, rules: tuple[Rule, ...], port: int, version: str = "0123456789abcdef"
+) -> InboundTunnels:
+    tls = server_context(credentials(identity), ca.bundles, NO_ALPN)
+    way = Way(PlainDestination(LOOPBACK, port, hub), Dialler(hub), port)
+    return InboundTunnels(hub, "tools", own(identity), tls, Table.compile(rules, version), way)
+
+
+def outbound_tunnels(
+    hub: Hub, identity: Identity, ca: Ca, plan: Plan, port: int, version: str = "0123456789abcdef"
+) -> OutboundTunnels:
+    expect = expect_peer(IdPattern.parse(plan.peer), plan.pins)
+    tls = client_context(credentials(identity), ca.bundles, ca.domain, expect, NO_ALPN)
+    way = Way(TlsDestination(LOOPBACK, port, None, tls, hub), Dialler(hub), port)
+    route = ConnectionRoute("outbound.tools", version)
+    return OutboundTunnels(hub, "tools", own(identity), route, way, Wanted(expect, ca.domain))
+
+
+def connections_of(service: Any) -> int:
+    """The connections to upstreams that a service knows of."""
+    return int(service.pool.size if service.kind is Kind.HTTP else service.way.dialler.size)
 
 
 def outbound_service(hub: Hub, identity: Identity, ca: Ca, plan: Plan, listen: int, port: int) -> OutboundService:
@@ -297,11 +325,15 @@ async def world(folder: Path, plan: Plan | None = None) -> AsyncIterator[World]:
     upstream = plan.upstream or Upstream()
     async with upstream:
         sock = bind(LOOPBACK, 0)
-        inbound = Listener(hub, inbound_service(hub, tools, ca, plan.allow or (rule(),), upstream.port), sock)
+        make_inbound = inbound_tunnels if plan.tcp else inbound_service
+        inbound = Listener(hub, make_inbound(hub, tools, ca, plan.allow or (rule(),), upstream.port), sock)
         await inbound.start()
         sock = bind(LOOPBACK, 0)
         listen, port = sock.getsockname()[1], plan.connect_port or int(inbound.address.rpartition(":")[2])
-        outbound = Listener(hub, outbound_service(hub, planner, ca, plan, listen, port), sock)
+        if plan.tcp:
+            outbound = Listener(hub, outbound_tunnels(hub, planner, ca, plan, port), sock)
+        else:
+            outbound = Listener(hub, outbound_service(hub, planner, ca, plan, listen, port), sock)
         await outbound.start()
         hub.start()
         made = World(hub, ca, planner, tools, upstream, inbound, outbound, log_path, internal)

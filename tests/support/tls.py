@@ -126,8 +126,8 @@ class Stdlib:
     """A peer made of a bare ``ssl.SSLContext``, for what our contexts cannot be."""
 
     def __init__(self, context: SSLContext, *, server: bool) -> None:
-        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self.object = context.wrap_bio(self._incoming, self._outgoing, server_side=server)
+        self._incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.object = context.wrap_bio(self._incoming, self.outgoing, server_side=server)
         self.plain = b""
         self.error: ssl.SSLError | None = None
         self.done = self.eof = False
@@ -154,7 +154,7 @@ class Stdlib:
         self.object.write(data)
 
     def to_send(self) -> bytes:
-        return self._outgoing.read()
+        return self.outgoing.read()
 
 
 class Foreign:

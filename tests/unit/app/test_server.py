@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from copy import deepcopy
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 import yaml
@@ -18,75 +18,10 @@ from tests.support.ca import Ca
 from tests.support.eventually import eventually, soon
 from tests.support.pair import LOOPBACK, Upstream
 from tests.support.processes import free_port, listens
+from tests.support.server import Running, configuration, running
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
     from pathlib import Path
-
-
-def configuration(folder: Path, upstream: int) -> dict[str, Any]:
-    now = Clock().wall()
-    ca = Ca(now=now)
-    (folder / "ca.crt").write_bytes(ca.pem)
-    ca.leaf("/agent/both/1", now=now).write(folder)
-    return {
-        "version": 1,
-        "identity": {"certificate": "tls.crt", "key": "tls.key", "trust": {"example.org": "ca.crt"}},
-        "inbound": [
-            {
-                "name": "tools",
-                "listen": f"{LOOPBACK}:{free_port()}",
-                "forward": f"http://{LOOPBACK}:{upstream}",
-                "allow": [{"caller": "spiffe://example.org/agent/both/*"}],
-            }
-        ],
-        "outbound": [
-            {
-                "name": "tools",
-                "listen": f"{LOOPBACK}:{free_port()}",
-                "connect": f"{LOOPBACK}:1",
-                "peer": "spiffe://example.org/agent/both/*",
-            }
-        ],
-        "admin": {"listen": f"unix:{folder}/admin.sock"},
-        "access_log": "access.log",
-        "drain_timeout": "1s",
-    }
-
-
-class Running:
-    def __init__(self, folder: Path, config: dict[str, Any], server: Server) -> None:
-        self.folder = folder
-        self.config = config
-        self.server = server
-
-    def write(self) -> None:
-        (self.folder / "sidecar.yaml").write_text(yaml.safe_dump(self.config))
-
-    async def reload(self) -> bool:
-        self.write()
-        return await self.server.reload("a test")
-
-    def pools(self) -> dict[str, object]:
-        return {service.direction: service.pool for service in self.server.generation.services.values()}
-
-
-@asynccontextmanager
-async def running(folder: Path) -> AsyncIterator[Running]:
-    async with Upstream() as upstream:
-        config = configuration(folder, upstream.port)
-        # One process is both ends here: the outbound entry calls the inbound one.
-        config["outbound"][0]["connect"] = config["inbound"][0]["listen"]
-        (folder / "sidecar.yaml").write_text(yaml.safe_dump(config))
-        clock = Clock()
-        server = Server(load(folder / "sidecar.yaml", now=clock.wall()), clock, asyncio.get_running_loop())
-        try:
-            await server.start()
-            yield Running(folder, config, server)
-        finally:
-            server.begin_drain()
-            await server.ended
-            await server.close()
 
 
 async def ask(running: Running, path: str = "/") -> bytes:

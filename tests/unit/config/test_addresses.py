@@ -125,9 +125,9 @@ def test_forward(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "code", "message"),
     [
-        ("127.0.0.1:8080", ConfigCode.BAD_URL, '"127.0.0.1:8080" is not an http URL'),
-        ("http:127.0.0.1:8080", ConfigCode.BAD_URL, '"http:127.0.0.1:8080" is not an http URL'),
-        ("ftp://127.0.0.1:8080", ConfigCode.BAD_URL, '"ftp://127.0.0.1:8080" is not an http URL'),
+        ("127.0.0.1:8080", ConfigCode.BAD_URL, '"127.0.0.1:8080" is not an http or tcp URL'),
+        ("http:127.0.0.1:8080", ConfigCode.BAD_URL, '"http:127.0.0.1:8080" is not an http or tcp URL'),
+        ("ftp://127.0.0.1:8080", ConfigCode.BAD_URL, '"ftp://127.0.0.1:8080" is not an http or tcp URL'),
         ("http://127.0.0.1:80/mcp", ConfigCode.BAD_URL, '"http://127.0.0.1:80/mcp" has a path or query'),
         ("http://127.0.0.1:80?x", ConfigCode.BAD_URL, '"http://127.0.0.1:80?x" has a path or query'),
         ("http://127.0.0.1", ConfigCode.BAD_ADDRESS, '"127.0.0.1" lacks its port'),

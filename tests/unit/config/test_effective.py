@@ -64,6 +64,21 @@ def test_what_is_not_set_is_shown_so(workspace: Workspace) -> None:
     assert shown["outbound"][0]["host"] == "a.b"
 
 
+def test_a_rule_for_requests_and_the_same_rule_for_bytes_are_two_policies(workspace: Workspace) -> None:
+    rule = edit("        methods: [GET, POST]\n        paths: [/mcp, /tools/**]\n", "")
+    requests = workspace.load(rule).config
+    connections = workspace.load(edit("http://127.0.0.1:8080", "tcp://127.0.0.1:8080", rule)).config
+    assert policy_version(requests) != policy_version(connections)
+    assert effective(connections)["inbound"][0]["forward"] == "tcp://127.0.0.1:8080"
+
+
+def test_tunnels_are_shown(workspace: Workspace) -> None:
+    text = edit("    hosts: [tools.internal]\n", "    protocol: tcp\n")
+    shown = effective(workspace.load(text).config)
+    assert shown["outbound"][0]["protocol"] == "tcp"
+    assert (shown["limits"]["tunnel_idle_timeout"], shown["limits"]["tunnel_lifetime"]) == ("1h", "24h")
+
+
 def test_the_policy_version_is_sixteen_hexadecimal_digits(workspace: Workspace) -> None:
     version = policy_version(workspace.load().config)
     assert len(version) == 16
@@ -100,6 +115,7 @@ def test_what_decides_nothing_leaves_the_policy_version(workspace: Workspace, te
         edit("agent/tools/*", "agent/tools/1"),
         edit("127.0.0.1:14001", "127.0.0.1:14002"),
         edit("name: in", "name: in2"),
+        edit("    hosts: [tools.internal]\n", "    protocol: tcp\n"),
     ],
 )
 def test_what_decides_changes_the_policy_version(workspace: Workspace, text: str) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from sidecar.config.faults import ConfigCode
+from sidecar.config.values import Protocol
 from sidecar.identity.pattern import IdPatternCode
 from sidecar.identity.pins import PinCode
 from sidecar.identity.spiffe import SpiffeIdCode
@@ -12,6 +13,11 @@ from tests.support.configuration import PIN, VALID, Workspace, edit, line_of
 
 ALLOW = VALID[VALID.index("    allow:") : VALID.index("outbound:")]
 CALLER = "      - caller: spiffe://example.org/agent/planner/*\n"
+HOSTS = "    hosts: [tools.internal]\n"
+
+#: Both entries as tunnels, with nothing about requests left.
+TCP = edit("http://127.0.0.1:8080", "tcp://127.0.0.1:5432", edit(ALLOW, "    allow:\n" + CALLER))
+TCP = edit(HOSTS, "    protocol: tcp\n", TCP)
 
 
 def test_no_sni_for_an_ip_address(workspace: Workspace) -> None:
@@ -30,6 +36,15 @@ def test_rules_are_named_by_their_place_unless_they_have_a_name(workspace: Works
 def test_a_rule_that_says_no_more_allows_any_key_method_and_path(workspace: Workspace) -> None:
     (rule,) = workspace.load(edit(ALLOW, "    allow:\n" + CALLER)).config.inbound[0].allow
     assert (rule.pins, rule.methods, rule.paths) == (frozenset(), frozenset(), ())
+
+
+def test_tunnels_are_entries_whose_protocol_is_tcp(workspace: Workspace) -> None:
+    config = workspace.load(TCP).config
+    (inbound,), (outbound,) = config.inbound, config.outbound
+    assert (inbound.forward.protocol, str(inbound.forward)) == (Protocol.TCP, "tcp://127.0.0.1:5432")
+    assert outbound.protocol is Protocol.TCP
+    assert workspace.load().config.inbound[0].forward.protocol is Protocol.HTTP
+    assert workspace.load().config.outbound[0].protocol is Protocol.HTTP
 
 
 # What is wrong: (the variant of the file, code, key path, message)
@@ -166,11 +181,48 @@ BAD = {
         "outbound[0].methods",
         "the key is unknown",
     ),
+    # tunnels have no requests
+    "methods in a tunnel": (
+        edit("/planner/*\n", "/planner/*\n        methods: [GET]\n", TCP),
+        ConfigCode.NOT_FOR_TCP,
+        "inbound[0].allow[0].methods",
+        "forward is tcp://, where nobody looks for requests: methods could never be checked",
+    ),
+    "paths in a tunnel": (
+        edit("/planner/*\n", "/planner/*\n        paths: [/mcp]\n", TCP),
+        ConfigCode.NOT_FOR_TCP,
+        "inbound[0].allow[0].paths",
+        "forward is tcp://, where nobody looks for requests: paths could never be checked",
+    ),
+    "hosts in a tunnel": (
+        edit("    protocol: tcp\n", "    protocol: tcp\n" + HOSTS, TCP),
+        ConfigCode.NOT_FOR_TCP,
+        "outbound[0].hosts",
+        "hosts is not used by protocol tcp: nobody looks for requests in its bytes",
+    ),
+    "host in a tunnel": (
+        edit("    protocol: tcp\n", "    protocol: tcp\n    host: a.b\n", TCP),
+        ConfigCode.NOT_FOR_TCP,
+        "outbound[0].host",
+        "host is not used by protocol tcp: nobody looks for requests in its bytes",
+    ),
+    "origins in a tunnel": (
+        edit("    protocol: tcp\n", "    protocol: tcp\n    origins: ['https://a.b']\n", TCP),
+        ConfigCode.NOT_FOR_TCP,
+        "outbound[0].origins",
+        "origins is not used by protocol tcp: nobody looks for requests in its bytes",
+    ),
+    "tunnel off loopback": (
+        edit("tcp://127.0.0.1:5432", "tcp://10.0.0.5:5432", TCP),
+        ConfigCode.PLAINTEXT_FORWARD,
+        "inbound[0].forward",
+        "10.0.0.5 is not a loopback address: bytes would cross the network in clear",
+    ),
     "another protocol": (
         edit("    peer:", "    protocol: grpc\n    peer:"),
         ConfigCode.BAD_CHOICE,
         "outbound[0].protocol",
-        '"grpc" is not a protocol',
+        '"grpc" is not one of the choices',
     ),
 }
 
@@ -196,6 +248,21 @@ def test_a_fault_is_named_with_its_place(workspace: Workspace, case: str) -> Non
 def test_a_fault_has_the_line_of_its_key(workspace: Workspace, case: str, piece: str) -> None:
     text = BAD[case][0]
     assert workspace.fault(text).line == line_of(text, piece)
+
+
+def test_every_condition_on_requests_in_a_tunnel_is_a_fault_of_its_own(workspace: Workspace) -> None:
+    """Also where the list of rules has other faults: nothing waits for a second look."""
+    broken = "      - caller: nonsense\n        methods: [GET]\n        paths: [/a]\n      - nonsense\n"
+    faults = workspace.faults(edit(CALLER, CALLER + broken, TCP))
+    codes = [(str(fault.code), fault.key) for fault in faults]
+    assert ("not_for_tcp", "inbound[0].allow[1].methods") in codes
+    assert ("not_for_tcp", "inbound[0].allow[1].paths") in codes
+    assert len(codes) == 4
+
+
+@pytest.mark.parametrize("allow", ["    allow: nonsense\n", "    allow:\n", ""])
+def test_a_tunnel_without_a_list_of_rules_has_that_one_fault(workspace: Workspace, allow: str) -> None:
+    assert workspace.fault(edit("    allow:\n" + CALLER, allow, TCP)).key == "inbound[0].allow"
 
 
 def test_default_deny_says_what_to_do(workspace: Workspace) -> None:

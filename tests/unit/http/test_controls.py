@@ -15,11 +15,11 @@ def test_controls_are_sorted_out() -> None:
         (b"expect", b"a"),
         (b"expect", b"b"),
     ]
-    assert read_controls(found) == (b"A", b"5", b"x", frozenset({b"close", b"te", b"keep-alive"}), b"a, b")
+    assert read_controls(found) == (b"A", b"5", b"x", frozenset({b"close", b"te", b"keep-alive"}), b"a, b", b"")
 
 
 def test_no_controls() -> None:
-    assert read_controls([]) == (None, None, None, frozenset(), None)
+    assert read_controls([]) == (None, None, None, frozenset(), None, b"")
 
 
 @pytest.mark.parametrize(

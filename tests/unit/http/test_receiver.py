@@ -14,7 +14,7 @@ from sidecar.http.messages import Framing, RequestHead, ResponseHead
 from sidecar.http.parsers import BODY_PARSERS
 from sidecar.http.receiver import RequestReceiver, ResponseReceiver
 from sidecar.http.watch import Watch
-from tests.support.http import LIMITS, PARSERS, Recorder, get, ok, requests, response
+from tests.support.http import LIMITS, PARSERS, Recorder, Taker, get, ok, requests, response
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -553,3 +553,39 @@ def test_the_last_bytes_of_a_stopped_receiver_are_let_go() -> None:
     assert receiver.held == 1000
     receiver.stop()
     assert receiver.held == 0
+
+
+# --- messages that arrive in one piece -----------------------------------------------------------------------------------
+
+
+def test_bytes_behind_a_response_in_one_piece_are_refused_after_it_was_told() -> None:
+    sink = Taker()
+    receiver = ResponseReceiver(sink, LIMITS)
+    receiver.expect(b"GET")
+    with pytest.raises(ResponseError) as caught:
+        receiver.feed(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhiHTTP/1.1 200 OK\r\n")
+    assert caught.value.code is HttpCode.UNSOLICITED_BYTES
+    assert sink.body == b"hi"
+    assert not receiver.reusable
+
+
+def test_an_announced_length_without_a_body_is_none() -> None:
+    sink = Taker()
+    receiver = ResponseReceiver(sink, LIMITS)
+    receiver.expect(b"HEAD")
+    receiver.feed(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n")
+    assert [kind for kind, _ in sink.events] == ["response", "end"]
+    assert receiver.reusable
+
+
+def test_a_sink_that_stops_in_a_whole_message_hears_no_more() -> None:
+    class Stopping(Taker):
+        def on_end(self, trailers: list[Field]) -> None:
+            super().on_end(trailers)
+            receiver.stop()
+
+    sink = Stopping()
+    receiver = RequestReceiver(sink, LIMITS)
+    receiver.feed(get() + get())
+    assert len(sink.of("request")) == 1
+    assert (receiver.dead, receiver.held) == (True, 0)

@@ -2,7 +2,9 @@ from hashlib import sha256
 
 import pytest
 
-from sidecar.http.trace import make, parse, session_id, trace_id
+from sidecar.http.limits import HttpLimits
+from sidecar.http.scanner import scan_request
+from sidecar.http.trace import make, parse, same_form, session_id
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 VALUE = f"00-{TRACE}-{SPAN}-01".encode()
@@ -54,12 +56,23 @@ def test_what_is_made_can_be_parsed() -> None:
     assert parse(make(TRACE, SPAN)) == TRACE
 
 
-def test_the_trace_of_a_message() -> None:
-    one = (b"traceparent", b"Traceparent", VALUE)
-    assert trace_id([(b"a", b"a", b"b"), one]) == TRACE
-    assert trace_id([one, one]) is None
-    assert trace_id([(b"traceparent", b"traceparent", b"x")]) is None
-    assert trace_id([]) is None
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [([VALUE], VALUE), ([VALUE, VALUE], b""), ([VALUE] * 3, b""), ([b"x"], b""), ([b""], b""), ([], b"")],
+)
+def test_the_trace_of_a_message(values: list[bytes], expected: bytes) -> None:
+    lines = b"".join(b"TraceParent: %b\r\n" % value for value in values)
+    head = scan_request(b"GET / HTTP/1.1\r\nHost: a\r\n%b\r\n" % lines, HttpLimits())
+    assert head.trace == expected
+
+
+def test_values_of_one_form_can_stand_for_each_other() -> None:
+    assert same_form(VALUE)
+    assert parse(f"01-{TRACE}-{SPAN}-01".encode()) is not None
+    assert not same_form(f"01-{TRACE}-{SPAN}-01".encode())
+    assert not same_form(VALUE + b" ")
+    assert not same_form(VALUE.replace(TRACE.encode(), b"0" * 32))
+    assert not same_form(VALUE.replace(SPAN.encode(), b"0" * 16))
 
 
 def field(name: bytes, value: bytes) -> tuple[bytes, bytes, bytes]:

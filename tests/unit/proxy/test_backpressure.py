@@ -50,7 +50,7 @@ async def test_threats_47_48_a_large_answer_through_a_slow_reader_holds_memory_c
             agent.buffer.clear()
             turns += 1
             if turns % 16 == 0:
-                worst = max(worst, *(stream.unsent + sum(map(len, stream._out)) for stream in w.hub.streams))
+                worst = max(worst, *(stream.unsent + sum(map(len, stream.gathered)) for stream in w.hub.streams))
                 await asyncio.sleep(0)
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
@@ -89,7 +89,7 @@ async def test_threat_47_a_large_body_to_a_slow_upstream_holds_memory_constant(t
         for _ in range(BULK // len(piece)):
             agent.send(piece_sent)
             await agent.writer.drain()
-            worst = max(worst, *(stream.unsent + sum(map(len, stream._out)) for stream in w.hub.streams))
+            worst = max(worst, *(stream.unsent + sum(map(len, stream.gathered)) for stream in w.hub.streams))
         agent.send(last)
         await w.eventually(lambda: got == BULK, 60)
         _, peak = tracemalloc.get_traced_memory()

@@ -101,7 +101,7 @@ async def test_a_defect_in_the_account_ends_that_connection_only(
         victim, other = await w.caller(), await w.caller()
         assert (await other.ask(GET)).status == 200
         with monkeypatch.context() as patch:
-            patch.setattr("sidecar.proxy.account.status_class", broken)
+            patch.setattr("sidecar.proxy.account.encode_request", broken)
             victim.send(GET)
             await victim.rest()
         assert [type(context["exception"]) for context in w.internal_errors] == [DefectError]

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sidecar.policy.decision import Denial, Permit, Reason
+from sidecar.proxy.dial import dial_error
 from sidecar.proxy.failure import DialError, ProxyCode
-from sidecar.proxy.pool import PlainDestination, dial_error
+from sidecar.proxy.pool import PlainDestination
 from sidecar.proxy.stream import State
 from tests.support.pair import LOOPBACK, Plan, Upstream, keep_answering, read_head, world
 

@@ -154,7 +154,7 @@ async def test_threat_37_bytes_that_lie_in_the_kernel_are_seen_before_a_connecti
         (idle,) = pool._idle
         idle.stream.pause_reading()  # the event loop has not come to it yet
         writers[0].write(OK + b"Content-Length: 9\r\n\r\npoisoned!")
-        await w.eventually(idle.readable)
+        await w.eventually(lambda: not idle.usable())
         assert (await agent.ask(GET)).body == b"hello"
         assert w.upstream.connections == 2
 

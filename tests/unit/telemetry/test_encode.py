@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.telemetry import encode as module
-from sidecar.telemetry.encode import OUTCOMES, encode
+from sidecar.telemetry.encode import OUTCOMES, encode, encode_request, outcome
 from sidecar.telemetry.record import Context, Decision, Event, Record
 from sidecar.telemetry.text import TEXT_LIMIT, quoted
 
@@ -203,3 +203,28 @@ def test_remembered_outcomes_are_bounded() -> None:
     for i in range(OUTCOMES + 10):
         assert parsed(Record(NOON, Event.REQUEST, decision_rule=f"r{i}"))["decision.rule"] == f"r{i}"
     assert len(module._outcomes) <= OUTCOMES
+
+
+@given(
+    st.floats(0, 4e9),
+    st.sampled_from([b"GET", b"POST", b"X", b"PURGE"]),
+    st.binary(max_size=20).filter(lambda path: b"?" not in path),
+    st.integers(100, 599),
+    st.integers(0, 2**63),
+    st.floats(0, 1e9),
+    st.none() | st.text(max_size=5),
+)
+def test_the_quick_way_writes_what_the_general_one_writes(
+    moment: float, method: bytes, path: bytes, status: int, size: int, ms: float, session: str | None
+) -> None:
+    """Invariant: an ordinary request's line is the same, whichever of the two wrote it."""
+    context = Context.of(direction="outbound", dst_name='a"b')
+    record = Record(moment, Event.REQUEST, (context,), http_method=method, http_path=path, http_status=status)
+    record.bytes_sent, record.bytes_received, record.duration_ms = size, size + 1, ms
+    record.decision, record.decision_rule, record.policy_version = Decision.ALLOW, "r", "v"
+    record.decision_id, record.session_id, record.trace_id = "0d", session, "7f"
+    decided = outcome(Decision.ALLOW, "r", None, "v")
+    line = encode_request(
+        moment, context.json, method, path, status, size, size + 1, ms, decided, "0d", session, "7f"
+    )  # fmt: skip
+    assert line == encode(record)

@@ -11,6 +11,8 @@ from sidecar.telemetry.metrics import MAX_CHILDREN, OVERFLOW, Histogram, Metrics
 NAMES = {
     "sidecar_requests_total": ("direction", "listener", "decision", "status_class"),
     "sidecar_request_duration_seconds": ("direction", "listener"),
+    "sidecar_tunnels_total": ("direction", "listener", "decision"),
+    "sidecar_tunnel_bytes_total": ("direction", "listener", "flow"),
     "sidecar_connections": ("direction",),
     "sidecar_handshakes_total": ("role", "result", "resumed"),
     "sidecar_handshake_duration_seconds": (),

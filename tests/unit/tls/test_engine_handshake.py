@@ -384,7 +384,7 @@ class TestImpostor:
 
         class Failing:
             def do_handshake(self) -> None:
-                engine._outgoing.write(b"c" * 1000 + b"alert")
+                engine.outgoing.write(b"c" * 1000 + b"alert")
                 raise ssl.SSLError(1, "EVP lib")
 
         engine = TlsEngine(planner_context())

@@ -1,0 +1,80 @@
+"""Making one connection to an upstream: with a permit, within the limits, and with a name for whatever goes wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from sidecar.errors import SidecarError
+from sidecar.policy.decision import Permit
+from sidecar.proxy.failure import DialError, ProxyCode
+
+if TYPE_CHECKING:
+    from sidecar.proxy.hub import Hub
+    from sidecar.proxy.stream import Stream
+
+T = TypeVar("T")
+
+
+class Place(Protocol):
+    """Where to connect to: ``host`` and ``port``, and the same as text for the log."""
+
+    host: str
+    port: int
+    text: str
+
+
+def demand(permit: Permit) -> None:
+    """Raises TypeError for anything but a permit (DESIGN 4, rule 1)."""
+    # The type checker says it; this says it to code that was not checked.
+    if not isinstance(permit, Permit):
+        raise TypeError("an upstream is reached with a permit only")
+
+
+def over_limit(hub: Hub) -> DialError:
+    """Counts that ``upstream_connections`` was met, and returns the error to raise."""
+    hub.metrics.limit_hits_total.labels("upstream_connections").inc()
+    return DialError(ProxyCode.LIMIT_UPSTREAM_CONNECTIONS, "too many connections to this upstream")
+
+
+async def connect(hub: Hub, where: Place, stream: Stream, ready: asyncio.Future[T]) -> None:
+    """Connects a stream within ``connect_timeout``; ``ready`` is resolved, or given its error, by the stream's user.
+
+    Raises:
+        DialError: the upstream refuses, does not answer in time, or is not who it should be. Whatever is raised, a
+            stream that has a connection is the caller's to end.
+
+    """
+    connected = False
+    try:
+        async with asyncio.timeout(hub.limits.connect_timeout):
+            await hub.loop.create_connection(lambda: stream, where.host, where.port)
+            connected = True
+            await ready
+    except BaseException as error:
+        if not ready.cancel() and not ready.cancelled():
+            ready.exception()  # seen: it came while this task was being cancelled
+        if not connected:
+            stream.disown()
+        failure = dial_error(error, where.text)
+        if failure is None:
+            raise
+        raise failure from error
+
+
+def dial_error(error: BaseException, text: str) -> DialError | None:
+    """Names why a connection could not be made; None for what is no failure of the upstream (a cancellation)."""
+    if isinstance(error, TimeoutError):
+        return DialError(ProxyCode.UPSTREAM_CONNECT_TIMEOUT, f"{text} did not answer in time")
+    if isinstance(error, ConnectionRefusedError):
+        return DialError(ProxyCode.UPSTREAM_REFUSED, f"nothing listens on {text}")
+    if isinstance(error, socket.gaierror):
+        return DialError(ProxyCode.UPSTREAM_NAME, f"the name in {text} cannot be resolved")
+    if isinstance(error, SidecarError):
+        return DialError(ProxyCode.UPSTREAM_TLS, str(error), cause=error.code)
+    if isinstance(error, ConnectionResetError):
+        return DialError(ProxyCode.UPSTREAM_RESET, f"{text} closed the connection before it was ready")
+    if isinstance(error, OSError):
+        return DialError(ProxyCode.UPSTREAM_UNREACHABLE, f"{text} cannot be reached: {error.strerror or error}")
+    return None

@@ -1,0 +1,43 @@
+"""What a request says beside what its rules look at: for tracing, for attribution, and for the guard against web pages."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from sidecar.http.trace import make, session_id
+from sidecar.policy.routes import WebPage, web_page
+
+if TYPE_CHECKING:
+    from sidecar.http.messages import RequestHead
+    from sidecar.proxy.ids import Ids
+
+_NOTED: Final = frozenset({b"mcp-session-id", b"x-session-id", b"origin", b"sec-fetch-site"})
+
+
+class Facts(NamedTuple):
+    """What the fields of a head say, and so of every head on a connection that repeats them."""
+
+    session: str | None
+    page: WebPage
+
+
+def facts_of(head: RequestHead) -> Facts:
+    """Finds the facts of a head; those of one that repeats the head before it are found already."""
+    known = head.derived.owner
+    if isinstance(known, Facts):
+        return known
+    noted = [field for field in head.fields if field[0] in _NOTED]
+    facts = Facts(session_id(noted), web_page(noted)) if noted else _NONE
+    head.derived.owner = facts
+    return facts
+
+
+def trace_of(head: RequestHead, ids: Ids) -> tuple[str, bytes]:
+    """The request's trace id and the field line that passes it on; made where there is none (W3C Trace Context 3.2)."""
+    if head.trace:
+        return head.trace[3:35].decode("ascii"), b"traceparent: %b\r\n" % head.trace
+    trace_id, span_id = ids.pair()
+    return trace_id, b"traceparent: %b\r\n" % make(trace_id, span_id[:16])
+
+
+_NONE: Final = Facts(None, web_page(()))

@@ -1,0 +1,329 @@
+"""One tunnel: a downstream connection that is decided once, dialled for, and then carried as bytes until it ends.
+
+Accepted, proven (inbound), decided, dialled with the permit, joined (`splice`); from then on it lives until both ends
+have ended, one of them breaks, a limit is met, or a reload no longer permits it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from sidecar.policy.decision import Denial, Permit
+from sidecar.proxy import tunnel_account
+from sidecar.proxy.connection import Kind
+from sidecar.proxy.failure import DialError, ProxyCode
+from sidecar.proxy.splice import Leg
+from sidecar.proxy.stream import NEVER, Stream
+from sidecar.tasks import spawn
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Collection
+    from enum import StrEnum
+
+    from sidecar.errors import SidecarError
+    from sidecar.identity.peer import Peer
+    from sidecar.identity.spiffe import TrustDomain
+    from sidecar.proxy.hub import Hub
+    from sidecar.proxy.listener import Listener
+    from sidecar.proxy.tunnel_service import TunnelService
+
+#: How often the limits of a tunnel are looked at, in seconds: what its idle time and a changed wall clock may be late by.
+LOOK_SECONDS = 10.0
+
+
+class DownLeg(Leg):
+    """The end towards the downstream peer."""
+
+    def __init__(self, tunnel: Tunnel) -> None:
+        super().__init__(tunnel)
+        self.tunnel = tunnel
+        self.stream = tunnel.listener.stream(self)
+
+    def connected(self) -> None:
+        """There is a connection: from here on it is in the registry, unless it is one too many."""
+        self.tunnel.connected()
+
+    def opened(self) -> None:
+        """The connection stands; an inbound peer is proven."""
+        self.tunnel.opened()
+
+    def failed(self, error: SidecarError) -> None:
+        """The handshake was refused: logged once, counted, closed by the stream."""
+        self.tunnel.listener.refused(self.tunnel, error)
+
+
+class UpLeg(Leg):
+    """The end towards the upstream."""
+
+    def __init__(self, tunnel: Tunnel) -> None:
+        super().__init__(tunnel)
+        self.tunnel = tunnel
+        #: The entry that was in force when it was dialled.
+        self.service = tunnel.service
+        self.ready: asyncio.Future[None] = tunnel.hub.loop.create_future()
+        self.stream = self.service.way.destination.stream(self)
+
+    def connected(self) -> None:
+        """There is a connection, and its peer perhaps still to be proven."""
+        self.tunnel.up = self
+
+    def opened(self) -> None:
+        """The connection is made and, over TLS, its peer proven."""
+        if not self.ready.done():
+            self.ready.set_result(None)
+            self.tunnel.stands(self)
+
+    def failed(self, error: SidecarError) -> None:
+        """The TLS handshake failed; nothing was sent."""
+        if not self.ready.done():
+            self.ready.set_exception(error)
+
+    def lost(self) -> None:
+        """The connection is gone."""
+        if not self.ready.done():
+            self.ready.set_exception(ConnectionResetError())
+        super().lost()
+
+
+class Tunnel:
+    """A connection of the registry; owns the two ends.
+
+    ``service`` is the entry that permits it now, ``verdict`` its decision, ``error`` why it did not end well.
+    """
+
+    kind: ClassVar[Kind] = Kind.TCP
+
+    def __init__(self, listener: Listener[TunnelService]) -> None:
+        self.listener = listener
+        self.hub: Hub = listener.hub
+        self.service = listener.service
+        self.peer: Peer | None = None
+        self.started = NEVER
+        #: Monotonic time of the decision.
+        self.since = 0.0
+        self.verdict: Permit | Denial | None = None
+        self.error: StrEnum | None = None
+        self.up: UpLeg | None = None
+        self.down = DownLeg(self)
+        self.counted = tunnel_account.Counted()
+        self._dial: asyncio.Task[None] | None = None
+        self._complete = False  # both ends have ended as they should
+        self._over = False
+        self._not_after = NEVER  # wall clock: the earliest end of a certificate that the tunnel rests on
+        self._moved = 0  # what had moved when the limits were last looked at
+        self._moved_at = 0.0
+
+    @property
+    def stream(self) -> Stream:
+        """The downstream stream."""
+        return self.down.stream
+
+    @property
+    def remote_peer(self) -> Peer | None:
+        """Who was proven by TLS at either end: the caller inbound, the upstream peer outbound."""
+        return self.peer or (self.up.stream.peer if self.up is not None else None)
+
+    # -- the way to a tunnel ------------------------------------------------------------------------------------
+
+    def connected(self) -> None:
+        """Enters the registry; the identity of this moment is the one that the handshake shows."""
+        self.service = self.listener.service
+        self.listener.connected(self)
+        self._not_after = self.service.own.svid.not_after
+
+    def opened(self) -> None:
+        """Decides, and dials or turns away."""
+        hub = self.hub
+        self.listener.opened(self)
+        self.service = service = self.listener.service
+        self.started = self.since = self._moved_at = hub.clock.monotonic()
+        if hub.access_log.full:
+            self._turn_away(ProxyCode.LOG_FULL)
+            return
+        if hub.draining and service.closed_by_drain:
+            self._turn_away(ProxyCode.DRAINING)
+            return
+        self.verdict = verdict = service.decide(self, hub.ids.next())
+        if isinstance(verdict, Denial):
+            self._turn_away(verdict.reason)
+            return
+        self._dial = spawn(self._dial_up(verdict), name="dial", on_error=self._dial_broke)
+
+    async def _dial_up(self, permit: Permit) -> None:
+        up = UpLeg(self)
+        way = up.service.way
+        try:
+            await way.dialler.dial(permit, way.destination, up)
+        except DialError as error:
+            self._dial = None
+            self.hub.messages.warning(str(error), listener=up.service.name, code=str(error.cause))
+            self.give_up(error.cause)
+        self._dial = None
+
+    def stands(self, up: UpLeg) -> None:
+        """The upstream is there: joins both ends."""
+        if self.error is not None:
+            up.stream.reset()
+            return
+        if self.service is not up.service:
+            # A reload came while we dialled: who was proven since is looked at by what is in force now.
+            self.review(())
+            if self.error is not None:
+                return
+        peer = self.remote_peer
+        if peer is not None:
+            self._not_after = min(self._not_after, peer.not_after)
+        self._arm(self.hub.clock.monotonic())
+        self.down.join(up)
+
+    def _turn_away(self, reason: StrEnum) -> None:
+        """Ends a connection that gets no tunnel, so that nobody takes it for one that carried nothing."""
+        self.started = NEVER
+        self.down.part()
+        if self.service.secure:
+            self.stream.cut()  # without close_notify
+        else:
+            self.stream.reset()
+        tunnel_account.turned_away(self, reason)
+
+    def _dial_broke(self, where: str, error: BaseException) -> None:
+        self.hub.loop.call_exception_handler({"message": "a dial failed", "exception": error, "where": where})
+        self.give_up(ProxyCode.INTERNAL)
+
+    # -- what the ends say --------------------------------------------------------------------------------------
+
+    def both_done(self) -> None:
+        """Both directions have ended: what lies unsent is flushed, then the connections close."""
+        self._complete = True
+        self.stream.close()
+        if self.up is not None:
+            self.up.stream.close()
+
+    def broken(self, leg: Leg) -> None:
+        """An end broke off inside TLS: the other one is reset."""
+        self._fail(ProxyCode.CLIENT_TRUNCATED if leg is self.down else ProxyCode.UPSTREAM_TRUNCATED)
+        if leg.other is not None:
+            leg.other.stream.reset()
+
+    def lost(self, leg: Leg) -> None:
+        """A connection is gone; without both its ends a tunnel is over."""
+        up = self.up
+        if leg is up:
+            up.service.way.dialler.forget(up)
+        joined = self.down.other is not None
+        untold = self.error is None and not self._complete
+        if untold and (joined or leg is self.down):  # a lost dial is told by who dials
+            self.give_up(ProxyCode.CLIENT_RESET if leg is self.down else ProxyCode.UPSTREAM_RESET)
+        if self.down.gone and (up is None or up.gone) and not self._over:
+            self._over = True
+            self._end()
+
+    def look(self) -> None:
+        """Looks at the limits."""
+        hub, limits = self.hub, self.hub.limits
+        now = hub.clock.monotonic()
+        self.counted.add(self)
+        moved = self._movement()
+        if moved != self._moved:
+            self._moved, self._moved_at = moved, now
+        if hub.clock.wall() > self._not_after:
+            self._hit("certificate_expired", ProxyCode.CERTIFICATE_EXPIRED)
+        elif now >= self.since + limits.tunnel_lifetime:
+            self._hit("tunnel_lifetime", ProxyCode.TUNNEL_LIFETIME)
+        elif now >= self._moved_at + limits.tunnel_idle_timeout:
+            self._hit("tunnel_idle_timeout", ProxyCode.TUNNEL_IDLE)
+        else:
+            self._arm(now)
+
+    # -- what the registry asks for -----------------------------------------------------------------------------
+
+    def note_long_lived(self) -> None:
+        """Writes the ``open`` line."""
+        self.started = NEVER
+        tunnel_account.opened(self)
+
+    def retire(self) -> None:
+        """Lets go of a connection that is still in its handshake; a tunnel goes on."""
+        if self.verdict is None:
+            self.stream.close()
+
+    def review(self, distrusted: Collection[TrustDomain]) -> None:
+        """Decides anew by what is in force; ends what is no longer permitted."""
+        listener = self.listener
+        if listener.stopped and not self.hub.draining:
+            self.give_up(ProxyCode.ENTRY_REMOVED)
+        elif listener.service.kind is not Kind.TCP:
+            self.give_up(ProxyCode.ENTRY_CHANGED)
+        elif self.verdict is None:
+            if distrusted and self.service.secure:
+                self.give_up(ProxyCode.TRUST_CHANGED)  # it is being proven by the old bundles
+        elif isinstance(self.verdict, Permit) and self.error is None:
+            self._decide_again(listener.service, self.verdict, distrusted)
+
+    def _decide_again(self, service: TunnelService, permit: Permit, distrusted: Collection[TrustDomain]) -> None:
+        verdict = service.review(self, distrusted, permit.decision_id)
+        if isinstance(verdict, Permit):
+            self.service, self.verdict = service, verdict
+        else:
+            self.give_up(verdict)
+
+    def give_up(self, code: StrEnum) -> None:
+        """Ends at once: both ends are reset, and neither can take that for the end of what was sent."""
+        self._fail(code)
+        self.stream.reset()
+        if self.up is not None:
+            self.up.stream.reset()
+
+    def details(self) -> dict[str, Any]:
+        """Says what the tunnel has carried, and by which decision."""
+        sent, received = self.counts()
+        shown: dict[str, Any] = {"bytes_sent": sent, "bytes_received": received}
+        if self.verdict is not None:
+            shown |= {"decision.id": self.verdict.decision_id, "policy.version": self.verdict.policy_version}
+        if isinstance(self.verdict, Permit):
+            shown["decision.rule"] = self.verdict.rule
+        if self.up is not None and self.up.stream.peer is not None:
+            shown["dst.identity"] = str(self.up.stream.peer.id)
+        return shown
+
+    def counts(self) -> tuple[int, int]:
+        """Bytes sent and received, seen from the downstream side."""
+        return self.up.taken if self.up is not None else 0, self.down.taken
+
+    # -- inside -------------------------------------------------------------------------------------------------
+
+    def _movement(self) -> int:
+        """A number that changes when a byte moves, into us or out of us."""
+        up = self.up
+        far = 0 if up is None else up.taken + up.stream.delivered
+        return far + self.down.taken + self.stream.delivered
+
+    def _arm(self, now: float) -> None:
+        limits = self.hub.limits
+        ends = self.since + limits.tunnel_lifetime
+        idles = self._moved_at + limits.tunnel_idle_timeout
+        expires = now + self._not_after - self.hub.clock.wall()
+        self.stream.read_deadline = min(now + LOOK_SECONDS, ends, idles, expires)
+
+    def _hit(self, limit: str, code: ProxyCode) -> None:
+        self.hub.metrics.limit_hits_total.labels(limit).inc()
+        self.give_up(code)
+
+    def _fail(self, code: StrEnum) -> None:
+        """Notes why, the first time, and stops dialling."""
+        if self.error is None:
+            self.error = code
+        if self._dial is not None:
+            self._dial.cancel()
+
+    def _end(self) -> None:
+        self.started = NEVER
+        self.listener.lost(self)
+        if self.up is not None and self._complete:
+            self.up.service.way.destination.settled(self.up.stream)
+        if isinstance(self.verdict, Permit):
+            tunnel_account.ended(self)
+        self.down.part()
+        if self.up is not None:
+            self.up.part()

@@ -13,7 +13,7 @@ from bench.load.wrk import Load
 from bench.peers.peer import Work
 from bench.peers.sidecar import Sidecar
 from bench.proxies import start_inbound, start_outbound, start_pair
-from bench.rows.requests import MICRO, WARM_UP, loaded
+from bench.rows.requests import MICRO, loaded, warm
 from bench.rows.row import Contestant, Line, Reading, Row
 from bench.rows.settings import OURSELVES_ALONE
 from bench.usage import resident_bytes
@@ -44,13 +44,13 @@ def _connections(session: Session, row: Row) -> None:
         def prepare(contestant: Contestant) -> Running:
             inner = start_inbound(site, contestant, upstream)
             running = start_outbound(site, contestant, inner)
-            wrk.run(site, running.port, load, WARM_UP)
             if contestant.lines[0].endswith(str(MANY)):
                 stack.enter_context(holding(site, inner.port, MANY - FEW))
                 stack.enter_context(holding(site, running.port, MANY - FEW, tls=False))
             return running
 
         def measure(_: Contestant, running: Running) -> Reading:
+            warm(site, running, load)
             sent, seconds = loaded(site, running, load, session.settings.seconds)
             return Reading((seconds / sent.requests * MICRO,))
 

@@ -10,6 +10,7 @@ from bench.load import wrk
 from bench.load.wrk import Load
 from bench.peers.table import OURSELVES
 from bench.proxies import start_pair
+from bench.rows.requests import warm
 from bench.rows.row import HTTP_PEERS, Line, Reading, Row
 
 if TYPE_CHECKING:
@@ -34,8 +35,9 @@ def _play(session: Session, row: Row) -> None:
         def prepare(contestant: Contestant) -> Running:
             nonlocal rate
             running = start_pair(site, contestant, upstream)
-            full = wrk.run(site, running.port, Load(), seconds)
             if contestant.peer.name == OURSELVES:
+                warm(site, running, Load())
+                full = wrk.run(site, running.port, Load(), seconds)
                 rate = full.requests / seconds / 2
                 floor = paced(upstream, rate)
                 notes.update({"requests/s": rate, "ms p50 without a proxy": floor[0], "ms p99 without": floor[1]})
@@ -44,6 +46,7 @@ def _play(session: Session, row: Row) -> None:
         def measure(_: Contestant, running: Running) -> Reading:
             if rate is None:
                 raise CouldNotRunError("the rate is half of sidecar's full load, which is not known")
+            warm(site, running, Load())
             return Reading(paced(running.port, rate), notes)
 
         session.interleave(row, session.contestants(row), prepare, measure)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from bench.backend import web
 from bench.load import wrk
 from bench.load.wrk import Load
+from bench.peers.peer import Work
 from bench.proxies import spending, start_pair
 from bench.rows.row import HTTP_PEERS, TCP_PEERS, Line, Reading, Row
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 MICRO: Final = 1e6
 GIGA: Final = 1e9
-#: Seconds of load before the first round, so that pools are filled and code is warm.
+#: Seconds; what wrk does at least.
 WARM_UP: Final = 1.0
 
 
@@ -39,14 +40,26 @@ def play(
 
         def prepare(contestant: Contestant) -> Running:
             running = start_pair(site, contestant, upstream)
-            wrk.run(site, running.port, load, WARM_UP)
+            if contestant.work is Work.TCP:
+                warm(site, running, load)
             return running
 
-        def measure(_: Contestant, running: Running) -> Reading:
+        def measure(contestant: Contestant, running: Running) -> Reading:
+            if contestant.work is Work.HTTP:
+                warm(site, running, load)
             sent, seconds = loaded(site, running, load, session.settings.seconds)
             return read(sent, seconds)
 
         session.interleave(row, session.contestants(row) if contestants is None else contestants, prepare, measure)
+
+
+def warm(site: Site, running: Running, load: Load) -> None:
+    """A second of load that does not count.
+
+    For HTTP before every round: while the others had theirs, connections between the two sides were closed, sooner or
+    later depending on whose they are, and new handshakes would be counted as the cost of requests.
+    """
+    wrk.run(site, running.port, load, WARM_UP)
 
 
 def loaded(site: Site, running: Running, load: Load, seconds: float) -> tuple[Sent, float]:

@@ -11,7 +11,7 @@ help:
 	@echo "make demo   two agents, two sidecars, mutual TLS: the whole story on this machine"
 	@echo "make test   every test; names what is missing on this machine and skips that (with CI set: fails)"
 	@echo "make lint   ruff, mypy strict"
-	@echo "make bench  CPU time a request against nginx, by hand"
+	@echo "make bench  what a pair of proxies costs, against others; PEERS=nginx,envoy ROWS=http ROUNDS=3 SECONDS=2 for a part"
 	@echo "make soak   the long forms of the tests that have one"
 
 $(STAMP): requirements.lock pyproject.toml
@@ -33,8 +33,12 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+BENCH := $(if $(PEERS),--peers $(PEERS)) $(if $(ROWS),--rows $(ROWS)) $(if $(ROUNDS),--rounds $(ROUNDS)) \
+	$(if $(SECONDS),--seconds $(SECONDS))
+
+bench: export GHOSTUNNEL := $(GHOSTUNNEL)
 bench: $(STAMP)
-	$(BIN)/python bench/pair.py
+	$(BIN)/python -m bench $(BENCH)
 
 soak: $(STAMP)
 	SIDECAR_SOAK=1 $(BIN)/python -m tests.run -m soak
@@ -45,4 +49,4 @@ lock:
 		--python-version 3.11 --all-extras --group dev pyproject.toml --output-file requirements.lock
 
 clean:
-	rm -rf $(VENV) .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .bench .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis

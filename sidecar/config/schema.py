@@ -6,7 +6,6 @@ a section's table is at once its parser, its list of known keys and its entry in
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
@@ -245,6 +244,8 @@ def _unknown(spot: Spot, name: str, table: Table) -> None:
         spot.refuse(not_served(feature))
         return
     known = [key.name for key in table.keys]
+    import difflib  # noqa: PLC0415 - for faults alone
+
     near = [] if spot.faults.full else difflib.get_close_matches(name[:80].lower().replace("-", "_"), known, n=1)
     hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
     spot.faults.add(ConfigCode.UNKNOWN_KEY, "the key is unknown", line=spot.line, key=spot.key, hint=hint)

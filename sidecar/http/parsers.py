@@ -12,8 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, Protocol
 
-import h11
-
 try:
     import httptools
 except ImportError:  # only CPython has wheels of it
@@ -73,9 +71,12 @@ class HttptoolsParser:
 class H11Parser:
     """h11, through its public interface, as the server that receives a request."""
 
-    __slots__ = ("_connection", "done")
+    __slots__ = ("_connection", "_h11", "done")
 
     def __init__(self) -> None:
+        import h11  # noqa: PLC0415 - a megabyte, for those who have no httptools
+
+        self._h11 = h11
         self.done = False
         self._connection = h11.Connection(h11.SERVER)
         self._connection.receive_data(_HEAD)
@@ -86,9 +87,9 @@ class H11Parser:
         connection = self._connection
         connection.receive_data(bytes(run))
         pieces: list[bytes] = []
-        while isinstance(event := connection.next_event(), h11.Data):
+        while isinstance(event := connection.next_event(), self._h11.Data):
             pieces.append(bytes(event.data))
-        self.done = isinstance(event, h11.EndOfMessage)
+        self.done = isinstance(event, self._h11.EndOfMessage)
         return pieces
 
 

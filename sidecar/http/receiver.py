@@ -16,7 +16,7 @@ no deeper stack than one. The error of bytes that are worked off in such a call 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from sidecar.http.bodies import BodyReader, CloseReader, LengthReader
 from sidecar.http.chunked import ChunkedReader
@@ -136,6 +136,11 @@ class _Receiver(ABC):
         self._data, self._pos = b"", 0
         self._head, self._watch, self._reader = bytearray(), None, _NO_BODY
 
+    def release(self) -> None:
+        """Stops for good and forgets the sink, so that neither keeps the other alive."""
+        self.stop()
+        self._sink_data = self._sink_end = _nowhere
+
     def feed(self, data: bytes) -> None:
         """Takes the next bytes of the stream and calls the sink with what they complete.
 
@@ -251,6 +256,13 @@ class _Receiver(ABC):
         return error
 
 
+def _dropped(*_: object) -> None:
+    """Takes what a receiver that was released cannot tell anybody."""
+
+
+_nowhere: Any = _dropped
+
+
 class RequestReceiver(_Receiver):
     """Receives requests, one at a time.
 
@@ -276,6 +288,11 @@ class RequestReceiver(_Receiver):
         self._ended = False  # nothing more will be fed
         self._skipped = False  # the one empty line before a request line
         self._phase = _HEAD
+
+    def release(self) -> None:
+        """See above."""
+        super().release()
+        self._sink_head = self._sink_whole = _nowhere
 
     @property
     def idle(self) -> bool:
@@ -357,6 +374,11 @@ class ResponseReceiver(_Receiver):
         self._method = b""
         self._keep_alive = True
         self._informational = 0
+
+    def release(self) -> None:
+        """See above."""
+        super().release()
+        self._sink_head = self._sink_informational = self._sink_whole = _nowhere
 
     @property
     def reusable(self) -> bool:

@@ -83,7 +83,7 @@ def web_page(fields: Iterable[tuple[bytes, bytes, bytes]]) -> WebPage:
 class RouteTable:
     """One compiled entry: the only one of its listener. ``version`` names the policy it was compiled from."""
 
-    __slots__ = ("_absolute", "_origin", "_origins", "_paths", "rule", "version")
+    __slots__ = ("_absolute", "_allowed", "_origin", "_origins", "_paths", "rule", "version")
 
     def __init__(self, entry: Route, version: str) -> None:
         self.rule = entry.rule
@@ -91,6 +91,8 @@ class RouteTable:
         self._absolute = frozenset(spelling for host in entry.hosts for spelling in _spellings(host))
         self._origin = self._absolute | entry.listen
         self._origins = entry.origins
+        #: The last request that no page sent and that was allowed: what repeats itself is not decided again.
+        self._allowed: tuple[bytes, bytes, bytes, bytes] | None = None
         self._paths: PathTree[bool] | None = None
         if entry.paths:
             self._paths = PathTree()
@@ -105,9 +107,13 @@ class RouteTable:
         ``authority`` is that of an absolute-form target and empty for any other form, ``host`` the value of ``Host``
         (empty when absent), both lower-cased; ``path`` is the path exactly as it will be sent, without its query.
         """
-        reason, status = self._refusal(method, authority, host, path, page)
-        if reason is not None:
-            return Denial(reason, decision_id, self.version, status)
+        request = (path, host, method, authority)
+        if request != self._allowed or page is not NO_PAGE:
+            reason, status = self._refusal(method, authority, host, path, page)
+            if reason is not None:
+                return Denial(reason, decision_id, self.version, status)
+            if page is NO_PAGE:
+                self._allowed = request
         return Permit(self.rule, decision_id, self.version)
 
     def _refusal(

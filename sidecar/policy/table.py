@@ -112,13 +112,15 @@ class Table:
 class PeerRules:
     """The rules of one table that name one peer and its key."""
 
-    __slots__ = ("_anywhere", "_not_after", "_not_before", "_paths", "_pin", "_refusal", "version")
+    __slots__ = ("_allowed", "_anywhere", "_not_after", "_not_before", "_paths", "_pin", "_refusal", "version")
 
     def __init__(self, version: str, peer: Peer, groups: list[_Group]) -> None:
         self.version = version
         self._pin = peer.pin.digest
         self._not_before = peer.not_before
         self._not_after = peer.not_after
+        #: The last request that was allowed, as (method, path), and by which rule: what repeats itself is not decided again.
+        self._allowed: tuple[bytes, bytes, str] | None = None
         self._refusal: Reason | None = None
         if not groups:
             self._refusal = Reason.CALLER_NOT_NAMED
@@ -140,6 +142,9 @@ class PeerRules:
         refusal = self._peer_refusal(now)
         if refusal is not None:
             return Denial(refusal, decision_id, self.version)
+        before = self._allowed
+        if before is not None and path == before[1] and method == before[0]:
+            return Permit(before[2], decision_id, self.version)
         if method in REFUSED_METHODS:
             return Denial(Reason.METHOD_REFUSED, decision_id, self.version, NOT_ALLOWED)
         asterisk = path == ASTERISK and method == b"OPTIONS"
@@ -155,6 +160,7 @@ class PeerRules:
             hit, reason = self._on_paths(method, path, hit, reason)
         if hit is None:
             return Denial(reason, decision_id, self.version)
+        self._allowed = (method, path, hit[1])
         return Permit(hit[1], decision_id, self.version)
 
     def decide_connection(self, *, decision_id: str, now: float) -> Permit | Denial:

@@ -115,6 +115,7 @@ class Downstream:
     def lost(self) -> None:
         """The connection is gone."""
         self._abandon(ProxyCode.CLIENT_CLOSED)
+        self._receiver.release()
         self.listener.lost(self)
 
     def writable(self, *, yes: bool) -> None:
@@ -291,7 +292,8 @@ class Downstream:
         except Exception as error:  # noqa: BLE001 - as in `received`; the caller is another connection's reader
             self._broken(error)
             return
-        self._after_feed()
+        if stream.gathered or not self._receiver.idle:
+            self._after_feed()
 
     def _after_feed(self) -> None:
         stream, receiver = self.stream, self._receiver

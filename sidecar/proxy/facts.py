@@ -36,8 +36,8 @@ def trace_of(head: RequestHead, ids: Ids) -> tuple[str, bytes]:
     """The request's trace id and the field line that passes it on; made where there is none (W3C Trace Context 3.2)."""
     if head.trace:
         return head.trace[3:35].decode("ascii"), b"traceparent: %b\r\n" % head.trace
-    trace_id = ids.next()
-    return trace_id, b"traceparent: %b\r\n" % make(trace_id, ids.next()[:16])
+    trace_id, span_id = ids.pair()
+    return trace_id, b"traceparent: %b\r\n" % make(trace_id, span_id[:16])
 
 
 _NONE: Final = Facts(None, web_page(()))

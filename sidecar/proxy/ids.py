@@ -16,6 +16,15 @@ class Ids:
         self._digits = ""
         self._at = 0
 
+    def pair(self) -> tuple[str, str]:
+        """Returns two fresh identifiers, in one step."""
+        at = self._at
+        end = at + 4 * ID_BYTES
+        if end > len(self._digits):
+            return self.next(), self.next()
+        self._at = end
+        return self._digits[at : at + 2 * ID_BYTES], self._digits[at + 2 * ID_BYTES : end]
+
     def next(self) -> str:
         """Returns a fresh identifier."""
         at = self._at

@@ -149,7 +149,7 @@ class Pool:
             upstream.stream.close()
 
     async def _connect(self) -> Upstream:
-        ready: asyncio.Future[Upstream] = self.hub.loop.create_future()
+        ready: asyncio.Future[None] = self.hub.loop.create_future()
         upstream = Upstream(self, ready)
         where = self.destination
         try:

@@ -67,6 +67,11 @@ class Leg:
         self.forward = _nowhere
         self._held.clear()
 
+    def forget(self) -> None:
+        """Lets go of the owner too: the connection is gone, and nothing is to keep the other alive."""
+        self.part()
+        del self.owner
+
     # -- what the stream calls ----------------------------------------------------------------------------------
 
     def received(self, data: bytes) -> None:

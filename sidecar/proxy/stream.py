@@ -79,6 +79,18 @@ class StreamUser(Protocol):
         """A deadline that the user set has passed; the stream has cleared it."""
 
 
+class _Nobody:
+    """The user of a stream that is gone."""
+
+    def _hear(self, *_: object, **__: object) -> None:
+        """There is nobody to tell."""
+
+    connected = opened = failed = received = ended = lost = writable = expired = _hear
+
+
+_NOBODY: StreamUser = _Nobody()
+
+
 class Stream(asyncio.Protocol):
     """A plaintext connection. ``read_deadline`` and ``write_deadline`` are monotonic times, looked at by the sweeper."""
 
@@ -150,6 +162,8 @@ class Stream(asyncio.Protocol):
         self.hub.streams.discard(self)
         self.read_deadline = self.write_deadline = NEVER
         self.user.lost()
+        # What a connection used is freed now, and not when the garbage collector finds that two things hold each other.
+        self.user = _NOBODY
 
     def pause_writing(self) -> None:
         """The peer reads too slowly."""

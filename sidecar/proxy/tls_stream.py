@@ -30,6 +30,11 @@ DRY_SHARE = 64
 #: Makes the engine of a connection, and names the context that it belongs to.
 Maker = Callable[[], "tuple[TlsContext, TlsEngine]"]
 
+
+def _made() -> tuple[TlsContext, TlsEngine]:
+    raise RuntimeError("a connection has one TLS engine")
+
+
 # As in `stream`.
 _OPENING, _OPEN, _LINGERING = State.OPENING, State.OPEN, State.LINGERING
 
@@ -98,6 +103,7 @@ class TlsStream(Stream):
     def _begin(self) -> None:
         try:
             self.context, self.engine = self._make()
+            self._make = _made  # it may know the user
         except SidecarError as error:
             self.user.failed(error)
             self.abort()

@@ -52,6 +52,11 @@ class DownLeg(Leg):
         """The handshake was refused: logged once, counted, closed by the stream."""
         self.tunnel.listener.refused(self.tunnel, error)
 
+    def forget(self) -> None:
+        """Lets go of the tunnel too, which is over."""
+        super().forget()
+        del self.tunnel
+
 
 class UpLeg(Leg):
     """The end towards the upstream."""
@@ -84,6 +89,11 @@ class UpLeg(Leg):
         if not self.ready.done():
             self.ready.set_exception(ConnectionResetError())
         super().lost()
+
+    def forget(self) -> None:
+        """Lets go of the tunnel too, which is over."""
+        super().forget()
+        del self.tunnel
 
 
 class Tunnel:
@@ -324,6 +334,6 @@ class Tunnel:
             self.up.service.way.destination.settled(self.up.stream)
         if isinstance(self.verdict, Permit):
             tunnel_account.ended(self)
-        self.down.part()
+        self.down.forget()
         if self.up is not None:
-            self.up.part()
+            self.up.forget()

@@ -27,7 +27,7 @@ BODILESS = frozenset({204, 304})
 class Upstream:
     """The client side of HTTP/1.1 on one stream; belongs to one pool and serves one exchange at a time."""
 
-    def __init__(self, pool: Pool, ready: asyncio.Future[Upstream]) -> None:
+    def __init__(self, pool: Pool, ready: asyncio.Future[None]) -> None:
         self.pool = pool
         self.hub: Hub = pool.hub
         self.exchange: Exchange | None = None
@@ -81,7 +81,7 @@ class Upstream:
         self.context = self.pool.destination.context(self.stream)
         self._poll.register(self.stream.fileno, select.POLLIN)
         if not self._ready.done():
-            self._ready.set_result(self)
+            self._ready.set_result(None)
 
     def failed(self, error: SidecarError) -> None:
         """The TLS handshake failed; nothing of any request was sent."""
@@ -134,6 +134,7 @@ class Upstream:
             self._ready.set_exception(ConnectionResetError())
         if self.exchange is not None:
             self._fail(ProxyCode.UPSTREAM_TRUNCATED if self.exchange.response_started else ProxyCode.UPSTREAM_RESET)
+        self._receiver.release()
 
     def writable(self, *, yes: bool) -> None:
         """Slows the downstream peer down to what the upstream takes."""

@@ -25,6 +25,7 @@ _METHODS: dict[str | bytes, str] = {
     name: f',"http.method":"{name.decode()}"'
     for name in (b"GET", b"POST", b"PUT", b"DELETE", b"PATCH", b"HEAD", b"OPTIONS")
 }
+_THREE = tuple(f"{number:03d}" for number in range(1000))
 #: Outcomes remembered; a policy has as many as it has rules and reasons.
 OUTCOMES = 1024
 
@@ -49,7 +50,7 @@ class _Stamp:
             if second != self.second:
                 self.text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
                 self.second = second
-            self.stamp = f"{self.text}.{rest:03d}"
+            self.stamp = f"{self.text}.{_THREE[rest]}"
             self.millisecond = millisecond
         return self.stamp
 
@@ -64,6 +65,12 @@ class _Outcomes(dict[tuple["Decision | None", "str | None", "str | None", "str |
         members = zip(names, key, strict=True)
         self[key] = text = "".join(f',"{name}":{quoted(value)}' for name, value in members if value is not None)
         return text
+
+
+def _milliseconds(value: float) -> str:
+    """With three decimals, as ``:.3f`` writes it but for its ties; in half the time."""
+    thousandths = int(value * 1000 + 0.5)
+    return f"{thousandths // 1000}.{_THREE[thousandths % 1000]}"
 
 
 _stamp = _Stamp()
@@ -118,7 +125,7 @@ def encode_request(
         f'{{"time":"{_stamp.of(moment)}Z","event":"request"{context}'
         f"{_METHODS.get(method) or _method(method)},"
         f'"http.path":{quoted(path)},"http.status":{status},"bytes_sent":{sent},"bytes_received":{received},'
-        f'"duration_ms":{milliseconds:.3f}{decided},"decision.id":"{decision_id}"'
+        f'"duration_ms":{_milliseconds(milliseconds)}{decided},"decision.id":"{decision_id}"'
         f'{"" if session is None else _session(session)},"trace.id":"{trace_id}"}}\n'
     ).encode("ascii")
 
@@ -145,7 +152,7 @@ def _http(record: Record) -> str:
     if record.bytes_received is not None:
         part += f',"bytes_received":{record.bytes_received:d}'
     if record.duration_ms is not None and isfinite(record.duration_ms):
-        part += f',"duration_ms":{record.duration_ms:.3f}'
+        part += f',"duration_ms":{_milliseconds(record.duration_ms)}'
     return part
 
 

@@ -7,8 +7,6 @@ changed in between. On Linux they never reach a disk.
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,6 +41,9 @@ def _anonymous_file(content: bytes) -> Iterator[str]:
 @contextmanager
 def _temporary_file(content: bytes) -> Iterator[str]:
     """Elsewhere: a file of mode 0600 in a directory of mode 0700, both removed as soon as the block ends."""
+    import shutil  # noqa: PLC0415 - as tempfile, where there is nothing better
+    import tempfile  # noqa: PLC0415
+
     directory = tempfile.mkdtemp(prefix="sidecar-")  # mode 0700 by definition
     try:
         path = Path(directory, "pem")

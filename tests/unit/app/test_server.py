@@ -162,7 +162,7 @@ async def test_listeners_come_and_go_with_their_entries(tmp_path: Path) -> None:
         assert listens(port)
         r.config["inbound"] = [entry]
         assert await r.reload()
-        assert not listens(port)
+        await soon(lambda: not listens(port), "the listener to go, in the loop's next turn at the latest")
 
 
 async def test_a_reload_during_a_drain_is_ignored(tmp_path: Path) -> None:

@@ -307,3 +307,24 @@ def test_what_is_no_origin_is_a_configuration_error(text: str) -> None:
     with pytest.raises(RouteError) as raised:
         parse_origin(text)
     assert raised.value.code is RouteCode.ORIGIN_MALFORMED
+
+
+ASKED = st.tuples(
+    st.sampled_from([b"GET", b"OPTIONS", b"CONNECT", b"TRACE"]),
+    st.sampled_from([b"", b"a", b"b"]),
+    st.sampled_from([b"", b"a", b"b", b"localhost"]),
+    st.sampled_from([b"/", b"/x", b"*", b"/./x", b"//"]),
+    st.sampled_from([NO_PAGE, WebPage(origin=b"http://a"), WebPage(site=b"none"), WebPage(site=b"cross-site")]),
+)
+
+
+@given(st.lists(ASKED, max_size=10), st.booleans())
+def test_what_repeats_itself_is_routed_as_if_it_came_for_the_first_time(
+    requests: list[tuple[bytes, bytes, bytes, bytes, WebPage]], narrow: bool
+) -> None:
+    """Invariant: what was routed before changes no decision, in particular not that about a web page."""
+    paths = (PathPattern.parse("/x"),) if narrow else ()
+    entry = Route("outbound.a", frozenset({b"localhost"}), hosts=frozenset({b"a"}), paths=paths)
+    table = RouteTable(entry, "v1")
+    for asked in requests:
+        assert table.route(*asked, decision_id="d") == RouteTable(entry, "v1").route(*asked, decision_id="d")

@@ -341,6 +341,28 @@ def test_a_decision_is_always_given(drawn: list[Rule], peer: Peer, method: str, 
     assert isinstance(verdict, Permit) or verdict.status in {400, 403, 405}
 
 
+@given(
+    st.lists(RULES, max_size=4),
+    PEERS,
+    st.lists(
+        st.tuples(
+            st.sampled_from([b"GET", b"POST", b"TRACE"]), st.sampled_from([b"/a", b"/b", b"/a/../b"]), st.booleans()
+        ),
+        max_size=8,
+    ),
+)
+def test_what_repeats_itself_is_decided_as_if_it_came_for_the_first_time(
+    drawn: list[Rule], peer: Peer, requests: list[tuple[bytes, bytes, bool]]
+) -> None:
+    """Invariant: what was decided before on a connection changes no decision on it, not even once a certificate ends."""
+    table = Table.compile(drawn, "v1")
+    rules = table.for_peer(peer)
+    for method, path, late in requests:
+        now = peer.not_after + 1 if late else NOW
+        fresh = decide(table, peer, method, path, decision_id="d", now=now)
+        assert rules.decide(method, path, decision_id="d", now=now) == fresh
+
+
 def count_lookups(size: int) -> int:
     """Returns how many dictionary look-ups a decision takes with so many rules."""
     rules = [rule(f"spiffe://example.org/agent/a{i}/*", paths=["/mcp", f"/t{i}/**"]) for i in range(size)]

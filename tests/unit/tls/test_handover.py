@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import stat
+import tempfile
 from pathlib import Path
 
 import pytest
 
-from sidecar.tls import handover
 from sidecar.tls.handover import path_holding
 
 
@@ -21,7 +21,7 @@ def test_the_path_reads_as_the_content_and_is_gone_afterwards() -> None:
 
 @pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="anonymous files are Linux's")
 def test_on_linux_nothing_is_written_to_a_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(handover.tempfile, "mkdtemp", lambda **_: pytest.fail("a directory was made"))
+    monkeypatch.setattr(tempfile, "mkdtemp", lambda **_: pytest.fail("a directory was made"))
     with path_holding(b"content") as path:
         assert path.startswith("/proc/self/fd/")
 
@@ -29,7 +29,7 @@ def test_on_linux_nothing_is_written_to_a_disk(monkeypatch: pytest.MonkeyPatch) 
 @pytest.fixture
 def no_memfd(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.delattr(os, "memfd_create", raising=False)
-    monkeypatch.setattr(handover.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     return tmp_path
 
 

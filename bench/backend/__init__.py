@@ -1,0 +1,1 @@
+"""The local servers behind the proxies, on the core of the load."""

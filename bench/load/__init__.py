@@ -1,0 +1,1 @@
+"""Load generators: wrk, and small programs of our own for what it cannot do."""

@@ -29,6 +29,7 @@ HIGH_WATER = 64 * 1024
 NEVER = math.inf
 #: SO_LINGER with no time: closing the socket sends a reset instead of an orderly end.
 _RESET = struct.pack("ii", 1, 0)
+_ORDERLY = struct.pack("ii", 0, 0)
 
 
 class State(Enum):
@@ -256,10 +257,14 @@ class Stream(asyncio.Protocol):
 
     def reset(self) -> None:
         """Ends with a TCP reset: the only sign of truncation on a body that is delimited by the connection's end."""
+        self.abortive(yes=True)
+        self.abort()
+
+    def abortive(self, *, yes: bool) -> None:
+        """Says how the kernel ends the connection when we, or the process, let go of it: by a reset, or in order."""
         if self._transport is not None and self.state is not _CLOSED:
             sock = self._transport.get_extra_info("socket")
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-        self.abort()
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET if yes else _ORDERLY)
 
     def disown(self) -> None:
         """Ends a stream whose dial was cancelled: uvloop closes its transport without ever saying that it is lost."""

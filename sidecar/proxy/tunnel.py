@@ -158,6 +158,7 @@ class Tunnel:
         if isinstance(verdict, Denial):
             self._turn_away(verdict.reason)
             return
+        _break_with_us(self.stream)
         self._dial = spawn(self._dial_up(verdict), name="dial", on_error=self._dial_broke)
 
     async def _dial_up(self, permit: Permit) -> None:
@@ -185,6 +186,7 @@ class Tunnel:
         if peer is not None:
             self._not_after = min(self._not_after, peer.not_after)
         self._arm(self.hub.clock.monotonic())
+        _break_with_us(up.stream)
         self.down.join(up)
 
     def _turn_away(self, reason: StrEnum) -> None:
@@ -206,9 +208,10 @@ class Tunnel:
     def both_done(self) -> None:
         """Both directions have ended: what lies unsent is flushed, then the connections close."""
         self._complete = True
-        self.stream.close()
-        if self.up is not None:
-            self.up.stream.close()
+        for leg in (self.down, self.up):
+            if leg is not None:
+                leg.stream.abortive(yes=False)
+                leg.stream.close()
 
     def broken(self, leg: Leg) -> None:
         """An end broke off inside TLS: the other one is reset."""
@@ -337,3 +340,9 @@ class Tunnel:
         self.down.forget()
         if self.up is not None:
             self.up.forget()
+
+
+def _break_with_us(stream: Stream) -> None:
+    """Makes the end of this process no end of a tunnel: in plaintext it would look like one, over TLS it lacks a word."""
+    if stream.peer is None:
+        stream.abortive(yes=True)

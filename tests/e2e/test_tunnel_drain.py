@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import socket
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -91,4 +92,39 @@ def test_a_second_signal_ends_at_once(site: Site) -> None:
     called.await_log(event="drain")
     called.signal(signal.SIGTERM)
     assert called.exit_code() == 1
+    assert was_reset(sock)
+
+
+@pytest.mark.threat(43, 54)
+@pytest.mark.parametrize("killed", ["planner", "tools"])
+def test_threats_43_54_a_process_that_is_killed_takes_no_tunnel_to_a_good_end(site: Site, killed: str) -> None:
+    """The kernel closes its sockets, and says by a reset that nobody had ended anything."""
+    raw = server(site)
+    sidecars = pair(site, raw)
+    sock = agent(site, sidecars[0])
+    talks(sock)
+    sidecars[killed == "tools"].kill()
+    assert was_reset(sock)
+    eventually(lambda: raw.ends == ["ConnectionResetError"], "the server to notice")
+
+
+@pytest.mark.threat(54)
+def test_threat_54_one_direction_that_has_ended_is_not_both(site: Site) -> None:
+    """The agent has said all that it has to say, and the server not: so nobody has heard the end of the answer."""
+    gate = threading.Event()
+    site.owns(gate.set)
+
+    def think(sock: socket.socket) -> None:
+        while sock.recv(65536):
+            pass
+        asked.set()
+        gate.wait(20)
+
+    asked = threading.Event()
+    calling, _ = pair(site, server(site, think))
+    sock = agent(site, calling)
+    sock.sendall(b"question")
+    sock.shutdown(socket.SHUT_WR)
+    assert asked.wait(20)
+    calling.kill()
     assert was_reset(sock)

@@ -10,6 +10,8 @@ came behind it; a reset loses what was on its way.
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -59,8 +61,10 @@ class Wire(asyncio.Transport):
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return {"peername": ("192.0.2.1", 4711), "socket": self}.get(name, default)
 
-    def setsockopt(self, *_: object) -> None:
-        self.linger = False
+    def setsockopt(self, level: int, option: int, value: bytes) -> None:
+        assert (level, option) == (socket.SOL_SOCKET, socket.SO_LINGER)
+        on, seconds = struct.unpack("ii", value)
+        self.linger = not on or seconds > 0
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         assert high is not None
@@ -83,6 +87,8 @@ class Wire(asyncio.Transport):
         self.eof = True
 
     def close(self) -> None:
+        if not self.linger:
+            self.abort()
         self.closing = True
 
     def abort(self) -> None:

@@ -266,15 +266,18 @@ async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
 
 
 @pytest.mark.threat(11)
+@pytest.mark.parametrize("tcp", [True, False], ids=["tcp", "http"])
 @pytest.mark.parametrize("change", ["bundle", "kind"])
-async def test_threat_11_a_handshake_that_a_reload_overtakes_has_to_begin_again(tmp_path: Path, change: str) -> None:
-    async with running(tmp_path, echoing(), tcp=True) as r:
+async def test_threat_11_a_handshake_that_a_reload_overtakes_has_to_begin_again(
+    tmp_path: Path, change: str, tcp: bool
+) -> None:
+    async with running(tmp_path, echoing(), tcp=tcp) as r:
         caller = await Plain.connect(r.port("inbound"))
         await soon(lambda: r.server.hub.handshakes, "the handshake to begin")
         assert await r.reload()
         assert r.server.hub.handshakes == 1, "nothing that matters to it has changed"
         if change == "kind":
-            inbound_http(r.config)
+            swap_kind(r, "inbound", tcp=not tcp)
         else:
             with (tmp_path / "ca.crt").open("ab") as bundle:
                 bundle.write(Ca(key="another", now=Clock().wall()).pem)

@@ -13,6 +13,8 @@ from sidecar.clock import Clock
 from sidecar.identity.pins import Pin
 from sidecar.proxy.dialler import Dialler
 from sidecar.proxy.pool import PlainDestination
+from sidecar.proxy.tunnel import Tunnel
+from sidecar.proxy.tunnel_service import _engine
 from sidecar.telemetry.access_log import AccessLog
 from tests.support.ca import Ca
 from tests.support.echo import echo, echoing
@@ -349,6 +351,18 @@ async def test_threat_11_a_resumed_session_is_decided_like_any_other(tmp_path: P
         assert len({line["decision.id"] for line in lines}) == 3
 
 
+async def test_a_full_memory_of_peers_gives_way_to_a_new_context(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sidecar.tls.memory.PeerMemory.full", property(lambda memory: len(memory) >= 1))
+    async with world(tmp_path, plan()) as w:
+        before = w.inbound.service.tls
+        await talks(await w.plain())
+        await talks(await w.plain())
+        assert w.inbound.service.tls is not before
+        assert w.counted("handshakes_total", "server", "ok", "true") == 0
+
+
 async def test_no_protocol_is_agreed_on(tmp_path: Path) -> None:
     """A tunnel speaks for nobody: whatever the ends speak is between them."""
     async with world(tmp_path, plan()) as w:
@@ -366,6 +380,15 @@ async def test_without_a_permit_nothing_is_dialled(tmp_path: Path, permit: Any) 
         with pytest.raises(TypeError, match="permit"):
             await dialler.dial(permit, PlainDestination(LOOPBACK, w.upstream.port, w.hub), object())  # type: ignore[arg-type]
         assert (dialler.size, w.upstream.connections) == (0, 0)
+
+
+async def test_without_a_proven_caller_nothing_is_decided(tmp_path: Path) -> None:
+    """Nothing leads there; if something did, it would be an error and no permit."""
+    async with world(tmp_path, plan()) as w:
+        with pytest.raises(RuntimeError, match="without a proven peer"):
+            w.inbound.service.decide(Tunnel(w.inbound), "id")
+        with pytest.raises(TypeError, match="another kind"):
+            _engine(w.outbound.service)
 
 
 async def test_what_is_shown_of_a_tunnel(tmp_path: Path) -> None:

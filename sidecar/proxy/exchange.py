@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from sidecar.http.fields import forward_response_fields, forward_trailers, outgoing_framing
+from sidecar.http.fields import forward_response, forward_trailers, outgoing_framing
 from sidecar.http.messages import Framing
-from sidecar.http.write import chunk, error_response, last_chunk, response_bytes
+from sidecar.http.write import chunk, error_response, last_chunk
 from sidecar.policy.decision import Denial, Permit, Reason
 from sidecar.proxy.connection import Kind
 from sidecar.proxy.facts import facts_of, trace_of
@@ -249,7 +249,7 @@ class Exchange:
         """Passes a 1xx response on, except to HTTP/1.0, which has none (RFC 9110 15.2)."""
         self._continued = True
         if self.head.minor:
-            self.down.stream.send(response_bytes(head.status, head.reason, forward_response_fields(head)))
+            self.down.stream.send(forward_response(head))
 
     def on_response(self, head: ResponseHead) -> None:
         """Passes the response's head on, framed for the downstream peer."""
@@ -268,8 +268,7 @@ class Exchange:
             extra = b"Connection: close\r\n"
         elif not self.head.minor:
             extra = b"Connection: keep-alive\r\n"
-        block = forward_response_fields(head, minor=self.head.minor, extra=extra)
-        down.stream.send(response_bytes(head.status, head.reason, block))
+        down.stream.send(forward_response(head, minor=self.head.minor, extra=extra))
 
     def on_response_data(self, data: bytes) -> None:
         """Passes response body bytes on as they arrive."""

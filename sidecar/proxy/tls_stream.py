@@ -30,6 +30,7 @@ DRY_SHARE = 64
 #: Makes the engine of a connection, and names the context that it belongs to.
 Maker = Callable[[], "tuple[TlsContext, TlsEngine]"]
 
+
 def _made() -> tuple[TlsContext, TlsEngine]:
     raise RuntimeError("a connection has one TLS engine")
 

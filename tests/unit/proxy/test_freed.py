@@ -57,12 +57,16 @@ async def one_tunnel(w: World) -> None:
 
 @pytest.mark.usefixtures("uncollected")
 @pytest.mark.parametrize("tcp", [False, True])
-async def test_connections_leave_nothing_behind_that_only_the_collector_would_find(tmp_path: Path, *, tcp: bool) -> None:
+async def test_connections_leave_nothing_behind_that_only_the_collector_would_find(
+    tmp_path: Path, *, tcp: bool
+) -> None:
     plan = Plan(tcp=True, upstream=Upstream(reply)) if tcp else Plan()
     use = one_tunnel if tcp else one_request
     async with world(tmp_path, plan) as w:
         await use(w)
-        await w.eventually(lambda: not any(connection.stream.remote for connection in w.outbound.hub.connections if tcp))
+        await w.eventually(
+            lambda: not any(connection.stream.remote for connection in w.outbound.hub.connections if tcp)
+        )
         await turns()
         before = alive()
         for _ in range(5):

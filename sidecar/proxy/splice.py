@@ -99,7 +99,7 @@ class Leg:
     def writable(self, *, yes: bool) -> None:
         """Slows the other end down to what this one takes."""
         other = self.other
-        if other is None or other.done:
+        if other is None:
             return
         if yes:
             other.stream.resume_reading()

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import yaml
 
 from tests.support.backend import Backend
 from tests.support.eventually import eventually
@@ -23,6 +24,8 @@ from tests.support.processes import UnixConnection, ask, free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from tests.support.processes import Site
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -92,6 +95,21 @@ def ready_at(path: Path) -> Callable[[], bool]:
         return False
 
     return ready
+
+
+@pytest.mark.parametrize(("section", "file"), [("inbound", "tools.yaml"), ("outbound", "planner.yaml")])
+def test_the_tunnels_on_the_page_are_accepted_in_place_of_the_entries(site: Site, section: str, file: str) -> None:
+    (entries,) = [
+        block
+        for block in re.findall(r"```yaml\n(.*?)```", README.split("## Anything that is not HTTP")[1], re.DOTALL)
+        if block.startswith(f"{section}:")
+    ]
+    run = ["certs", "init", "certs-dev", "--agent", "planner", "--agent", "tools"]
+    assert site.command(*run).returncode == 0
+    site.path(file).write_text(yaml.safe_dump(yaml.safe_load(file_on_the_page(file)) | yaml.safe_load(entries)))
+    said = site.command("check", file)
+    assert said.returncode == 0, said.stderr
+    assert "mutual TLS, any bytes" in said.stdout
 
 
 VARYING = (

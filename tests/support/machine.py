@@ -11,6 +11,7 @@ import shutil
 PARTS: dict[str, tuple[str, str, str]] = {
     "curl": ("program", "curl", "apt-get install curl"),
     "openssl": ("program", "openssl", "apt-get install openssl"),
+    "stunnel": ("program", "stunnel", "apt-get install stunnel4"),
     "uvloop": ("module", "uvloop", "pip install uvloop"),
     "httptools": ("module", "httptools", "pip install httptools"),
     "git": ("program", "git", "apt-get install git"),

@@ -112,6 +112,18 @@ def test_how_long_the_certificate_lives(workspace: Workspace, lifetime: float, l
     assert noted is (lifetime < DAY)
 
 
+def test_a_tunnel_is_called_what_it_is(workspace: Workspace) -> None:
+    conditions = "        methods: [GET, POST]\n        paths: [/mcp, /tools/**]\n"
+    text = edit(
+        "http://127.0.0.1:8080", "tcp://10.0.0.5:5432\n    unsafe_plaintext_forward: true", edit(conditions, "")
+    )
+    found = lines(workspace, edit("    hosts: [tools.internal]\n", "    protocol: tcp\n", text))
+    assert "  inbound   in: 127.0.0.1:8443 (mutual TLS, any bytes) -> tcp://10.0.0.5:5432" in found
+    assert "              allow spiffe://example.org/agent/planner/*, 1 pin" in found
+    assert "  outbound  out: 127.0.0.1:14001 -> tools.example.org:8443 (mutual TLS, any bytes)" in found
+    assert "  unsafe    inbound in: bytes cross the network to 10.0.0.5:5432 in clear" in found
+
+
 def test_what_is_unsafe_is_said(workspace: Workspace) -> None:
     text = edit("http://127.0.0.1:8080", "http://10.0.0.5:8080\n    unsafe_plaintext_forward: true")
     text = edit("127.0.0.1:14001", "0.0.0.0:14001\n    unsafe_plaintext_listen: true", text)

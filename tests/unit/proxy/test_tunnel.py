@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from sidecar.proxy.failure import ProxyCode
 from sidecar.proxy.stream import HIGH_WATER
+from sidecar.proxy.tunnel import UpLeg
 from tests.support.tunnels import Bench, Peer
 
 DATA = bytes(range(256)) * 700  # about 180 kB: many records, several times the high-water mark
@@ -71,6 +72,8 @@ async def test_the_first_to_end_may_be_either(direction: str, side: int) -> None
     first.finish()
     await bench.pump()
     assert (second.received, second.seen, first.seen) == (b"bye", "clean", "open")
+    assert second.wire is not None
+    assert second.wire.eof is not hasattr(second, "end"), "a FIN in plaintext, close_notify alone over TLS"
     second.send(DATA)
     second.finish()
     await bench.pump()
@@ -106,6 +109,18 @@ async def test_an_end_that_comes_with_the_last_bytes_waits_for_a_slow_reader(dir
     assert reader.received == b""
     await bench.pump(777)
     assert (reader.received, reader.seen) == (DATA, "clean")
+
+
+async def test_an_end_that_the_loop_tells_twice_is_one() -> None:
+    """asyncio does, after reading was paused and resumed."""
+    bench = await Bench("outbound").stands()
+    bench.down.finish()
+    await bench.pump()
+    assert bench.down.wire is not None
+    bench.down.wire.protocol.eof_received()
+    bench.up.send(b"answer")
+    await bench.pump()
+    assert (bench.down.received, bench.up.seen, bench.tunnel.error) == (b"answer", "clean", None)
 
 
 # -- ends that are none -------------------------------------------------------------------------------------------------
@@ -197,6 +212,40 @@ async def test_what_comes_before_the_upstream_is_there_is_held_and_reading_stops
     await bench.settle()
     await bench.pump()
     assert bench.up.received == b"a" * 100 + b"b" * 100
+
+
+@pytest.mark.threat(48)
+@directions
+async def test_threat_48_much_that_was_held_is_taken_before_more_is_read(direction: str) -> None:
+    bench = Bench(direction)
+    await bench.pump()
+    bench.down.send(DATA)
+    bench.down.push(1_000_000)
+    bench.answer()
+    for _ in range(20):
+        await bench.settle()
+        bench.up.push(1_000_000)
+        if bench.tunnel.down.other is None:
+            bench.up.pull(10_000)
+    assert bench.down.wire is not None
+    assert not bench.down.wire.reading
+    await bench.pump()
+    assert bench.down.wire.reading
+    assert bench.up.received == DATA
+
+
+@directions
+async def test_a_connection_that_is_made_when_the_tunnel_is_over_is_let_go(direction: str) -> None:
+    """Between the cancelling of a dial and its end the loop may still say that there is a connection."""
+    bench = Bench(direction)
+    await bench.pump()
+    bench.tunnel.give_up(ProxyCode.ENTRY_REMOVED)
+    bench.connect(bench.up, UpLeg(bench.tunnel).stream)
+    await bench.pump()
+    assert bench.up.wire is not None
+    assert bench.up.wire.lost
+    assert bench.tunnel.down.other is None
+    assert closed(bench)
 
 
 @directions

@@ -111,8 +111,8 @@ def _request_start(head: RequestHead, drop: frozenset[bytes], host: bytes | None
     return b"%b %b%b HTTP/1.1\r\nHost: %b\r\n%b" % (head.method, head.path, head.query, host, lines)
 
 
-def forward_response(head: ResponseHead, *, minor: int = 1, extra: bytes = b"") -> bytes:
-    """The head with which a response goes on to a client of HTTP/1.``minor``, framed as ``outgoing_framing`` says.
+def forward_response(head: ResponseHead, framing: Framing, extra: bytes = b"") -> bytes:
+    """The head with which a response goes on, framed as ``outgoing_framing`` says for its client.
 
     ``extra`` is as with requests. A response without a body keeps the Content-Length that it announces.
     """
@@ -121,7 +121,6 @@ def forward_response(head: ResponseHead, *, minor: int = 1, extra: bytes = b"") 
         lines = _lines(head.fields, _NOTHING, head.connection)
         start = b"HTTP/1.1 %d %b\r\n%b" % (head.status, head.reason, lines)
         head.derived.start = (True, start)
-    framing = outgoing_framing(head, minor)
     if framing is _CHUNKED:
         return b"%bTransfer-Encoding: chunked\r\n%b\r\n" % (start, extra)
     if head.length >= 0 and framing is not _CLOSE:

@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from sidecar.http.errors import HttpError
-from sidecar.http.fields import forward_request, forward_response
+from sidecar.http.fields import forward_request, forward_response, outgoing_framing
 from sidecar.http.limits import HttpLimits
 from sidecar.http.messages import RequestHead
 from sidecar.http.parsers import BODY_PARSERS
@@ -202,6 +202,6 @@ def request_block(head: RequestHead, **options: Any) -> bytes:
     return forward_request(head, **options).partition(b"\r\n")[2][:-2]
 
 
-def response_block(head: ResponseHead, **options: Any) -> bytes:
-    """The field block of the head with which a response goes on."""
-    return forward_response(head, **options).partition(b"\r\n")[2][:-2]
+def response_block(head: ResponseHead, *, minor: int = 1, **options: Any) -> bytes:
+    """The field block of the head with which a response goes on to a client of HTTP/1.``minor``."""
+    return forward_response(head, outgoing_framing(head, minor), **options).partition(b"\r\n")[2][:-2]

@@ -133,8 +133,8 @@ def test_heads_are_written_anew() -> None:
     assert forward_request(head, host=b"other") == b"GET /a?b HTTP/1.1\r\nHost: other\r\nA: b\r\n\r\n"
     assert forward_request(head) == b"GET /a?b HTTP/1.1\r\nHost: h\r\nA: b\r\n\r\n"
     answer = answered(b"A: b", line=b"HTTP/1.0 599 ", method=b"HEAD")
-    assert forward_response(answer) == b"HTTP/1.1 599 \r\nA: b\r\n\r\n"
-    assert forward_response(answer, extra=b"X: y\r\n") == b"HTTP/1.1 599 \r\nA: b\r\nX: y\r\n\r\n"
+    assert forward_response(answer, answer.framing) == b"HTTP/1.1 599 \r\nA: b\r\n\r\n"
+    assert forward_response(answer, answer.framing, extra=b"X: y\r\n") == b"HTTP/1.1 599 \r\nA: b\r\nX: y\r\n\r\n"
 
 
 # --- what does not -------------------------------------------------------------------------------------------------------

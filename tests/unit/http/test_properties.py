@@ -176,7 +176,7 @@ def test_what_goes_back_is_a_response_that_we_would_accept(data: bytes, method: 
     """A response written anew is accepted, framed as its client can read it, without identity and without anything of one hop."""
     for head in heads(receive_responses([data], PARSERS[0], method=method)):
         assert isinstance(head, ResponseHead)
-        seen = scan_response(forward_response(head, minor=minor), method, LIMITS)
+        seen = scan_response(forward_response(head, outgoing_framing(head, minor)), method, LIMITS)
         assert (seen.status, seen.reason) == (head.status, head.reason)
         assert seen.framing is outgoing_framing(head, minor)
         if seen.framing in {Framing.NONE, Framing.LENGTH}:

@@ -193,7 +193,7 @@ class TlsStream(Stream):
         engine = self.engine
         if data:
             dry = self._dry - DRY_SHARE * len(data)
-            self._dry = dry if dry > 0 else 0  # noqa: FURB136, PLR1730 - a call less for each record
+            self._dry = dry if dry > 0 else 0  # noqa: FURB136 - a call less for each record
             self.user.received(data)
         if engine.outgoing.pending:
             self._send_records()

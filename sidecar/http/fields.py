@@ -80,50 +80,52 @@ _EXPECT: Final = frozenset({b"expect"})
 _NONE, _LENGTH, _CHUNKED, _CLOSE = Framing.NONE, Framing.LENGTH, Framing.CHUNKED, Framing.CLOSE
 
 
-def forward_request_fields(
+def forward_request(
     head: RequestHead, *, drop: frozenset[bytes] = _NOTHING, host: bytes | None = None, extra: bytes = b""
 ) -> bytes:
-    """The field block with which a request goes on.
+    """The head with which a request goes on: its target in origin-form, HTTP/1.1.
 
     ``drop`` are further lower-case names to leave out, because the caller sets them; ``extra`` is the block of fields it
     sets; ``host`` replaces Host. Without it Host goes on as received, or, where an HTTP/1.0 request has none, with the
     authority of its target, which may be empty (RFC 9112 section 3.2).
     """
-    if host is None:
-        host = head.host
-        for lower, _, value in head.fields:
-            if lower == b"host":
-                host = value
-                break
-    if not head.minor:
-        drop = drop | _EXPECT  # an HTTP/1.0 client cannot be told to continue (RFC 9110 sections 10.1.1 and 15.2)
-    lines = head.derived.lines.get(drop)
-    if lines is None:
-        lines = head.derived.lines[drop] = _lines(head.fields, drop, head.connection)
+    made_of = (head.path, head.query, head.method, host, drop)
+    known, start = head.derived.start
+    if known != made_of:
+        start = _request_start(head, drop, host)
+        head.derived.start = (made_of, start)
     framing = head.framing
     if framing is _LENGTH:
-        return b"Host: %b\r\n%bContent-Length: %d\r\n%b" % (host, lines, head.length, extra)
+        return b"%bContent-Length: %d\r\n%b\r\n" % (start, head.length, extra)
     if framing is _CHUNKED:
-        return b"Host: %b\r\n%bTransfer-Encoding: chunked\r\n%b" % (host, lines, extra)
-    return b"Host: %b\r\n%b%b" % (host, lines, extra)
+        return b"%bTransfer-Encoding: chunked\r\n%b\r\n" % (start, extra)
+    return b"%b%b\r\n" % (start, extra)
 
 
-def forward_response_fields(
-    head: ResponseHead, *, minor: int = 1, drop: frozenset[bytes] = _NOTHING, extra: bytes = b""
-) -> bytes:
-    """The field block with which a response goes on to a client of HTTP/1.``minor``, framed as ``outgoing_framing`` says.
+def _request_start(head: RequestHead, drop: frozenset[bytes], host: bytes | None) -> bytes:
+    if host is None:
+        host = next((value for lower, _, value in head.fields if lower == b"host"), head.host)
+    if not head.minor:
+        drop = drop | _EXPECT  # an HTTP/1.0 client cannot be told to continue (RFC 9110 sections 10.1.1 and 15.2)
+    lines = _lines(head.fields, drop, head.connection)
+    return b"%b %b%b HTTP/1.1\r\nHost: %b\r\n%b" % (head.method, head.path, head.query, host, lines)
 
-    ``drop`` and ``extra`` are as with requests. A response without a body keeps the Content-Length that it announces.
+
+def forward_response(head: ResponseHead, framing: Framing, extra: bytes = b"") -> bytes:
+    """The head with which a response goes on, framed as ``outgoing_framing`` says for its client.
+
+    ``extra`` is as with requests. A response without a body keeps the Content-Length that it announces.
     """
-    lines = head.derived.lines.get(drop)
-    if lines is None:
-        lines = head.derived.lines[drop] = _lines(head.fields, drop, head.connection)
-    framing = outgoing_framing(head, minor)
+    known, start = head.derived.start
+    if known is None:
+        lines = _lines(head.fields, _NOTHING, head.connection)
+        start = b"HTTP/1.1 %d %b\r\n%b" % (head.status, head.reason, lines)
+        head.derived.start = (True, start)
     if framing is _CHUNKED:
-        return b"%bTransfer-Encoding: chunked\r\n%b" % (lines, extra)
+        return b"%bTransfer-Encoding: chunked\r\n%b\r\n" % (start, extra)
     if head.length >= 0 and framing is not _CLOSE:
-        return b"%bContent-Length: %d\r\n%b" % (lines, head.length, extra)
-    return lines + extra
+        return b"%bContent-Length: %d\r\n%b\r\n" % (start, head.length, extra)
+    return b"%b%b\r\n" % (start, extra)
 
 
 def outgoing_framing(head: ResponseHead, minor: int) -> Framing:

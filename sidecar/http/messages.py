@@ -31,14 +31,14 @@ class TargetForm(Enum):
 class Derived:
     """What follows from a head's fields, their framing and trace aside; shared by the heads of a connection that repeat them.
 
-    ``lines`` has the field lines that go on, by the further names that were left out; ``owner`` is whatever the owner of
-    the connection makes of them.
+    ``start`` is the beginning of the head that goes on instead, with what it was made of beside the fields; ``owner`` is
+    whatever the owner of the connection makes of them.
     """
 
-    __slots__ = ("lines", "owner")
+    __slots__ = ("owner", "start")
 
     def __init__(self) -> None:
-        self.lines: dict[frozenset[bytes], bytes] = {}
+        self.start: tuple[object, bytes] = (None, b"")
         self.owner: object = None
 
 

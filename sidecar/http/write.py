@@ -18,16 +18,6 @@ REASONS: Final[dict[int, bytes]] = {status.value: status.phrase.encode("ascii") 
 """Reason phrases of the registered statuses."""
 
 
-def request_bytes(method: bytes, target: bytes, block: bytes) -> bytes:
-    """The head of a request."""
-    return b"%b %b HTTP/1.1\r\n%b\r\n" % (method, target, block)
-
-
-def response_bytes(status: int, reason: bytes, block: bytes) -> bytes:
-    """The head of a response."""
-    return b"HTTP/1.1 %d %b\r\n%b\r\n" % (status, reason, block)
-
-
 def chunk(data: bytes) -> bytes:
     """Data, which must not be empty, as one chunk: an empty one would end the body."""
     return b"%x\r\n%b\r\n" % (len(data), data)

@@ -23,7 +23,7 @@ def xfcc_value(by: str, leaf_sha256: bytes, uri: str) -> str:
 
 
 def identity_block(by: str, leaf_sha256: bytes, uri: str) -> bytes:
-    """The field block with both identity fields, for ``extra`` in :func:`sidecar.http.fields.forward_request_fields`.
+    """The field block with both identity fields, for ``extra`` in :func:`sidecar.http.fields.forward_request`.
 
     Raises ``UnicodeEncodeError`` for names that are not ASCII, and ``ValueError`` for ones with a control character:
     neither is a SPIFFE ID.

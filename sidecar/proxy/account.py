@@ -30,12 +30,9 @@ def exchanged(hub: Hub, exchange: Exchange, event: Event) -> None:
     if exchange.error is not None or event is not _REQUEST or not isinstance(verdict, Permit):
         _unusual(hub, exchange, event, seconds)
         return
-    head = exchange.head
     line = encode_request(
         clock.wall(),
         service.told(exchange),
-        head.method,
-        head.path,
         exchange.status,
         exchange.bytes_sent,
         exchange.bytes_received,
@@ -52,12 +49,9 @@ def exchanged(hub: Hub, exchange: Exchange, event: Event) -> None:
 def _unusual(hub: Hub, exchange: Exchange, event: Event, seconds: float) -> None:
     """A request that was denied, failed, or goes on."""
     service = exchange.service
-    head = exchange.head
     verdict = exchange.verdict
     denied = not isinstance(verdict, Permit)
     record = Record(hub.clock.wall(), event, (Context(service.told(exchange)),))
-    record.http_method = head.method
-    record.http_path = head.path
     record.http_status = exchange.status or None
     record.bytes_sent = exchange.bytes_sent
     record.bytes_received = exchange.bytes_received

@@ -11,7 +11,7 @@ from sidecar.proxy import account
 from sidecar.proxy.connection import Kind
 from sidecar.proxy.exchange import Exchange
 from sidecar.proxy.failure import ProxyCode
-from sidecar.proxy.stream import NEVER, Expiry, Stream
+from sidecar.proxy.stream import NEVER, Expiry, State, Stream
 from sidecar.telemetry.record import Event
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ HELD_BYTES = 64 * 1024
 
 # Looking a member up on its Enum is dear where it happens for every request.
 _REQUEST = Event.REQUEST
-_NOTHING: list[Field] = []
+_OPEN = State.OPEN
 
 
 class Downstream:
@@ -160,7 +160,7 @@ class Downstream:
         if self.exchange is exchange:
             if body:
                 exchange.on_data(body)
-            exchange.on_end(_NOTHING)
+            exchange.on_whole_end()
 
     def on_data(self, data: bytes) -> None:
         """Passes body bytes on."""
@@ -279,7 +279,7 @@ class Downstream:
     def _advance(self) -> None:
         """Lets the next request begin, which may be there already."""
         stream = self.stream
-        if stream.closed:
+        if stream.state is not _OPEN:
             self._receiver.stop()
             return
         stream.read_deadline = self.hub.clock.monotonic() + self.hub.limits.idle_timeout

@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from sidecar.http.fields import forward_response_fields, forward_trailers, outgoing_framing
+from sidecar.http.fields import forward_response, forward_trailers, outgoing_framing
 from sidecar.http.messages import Framing
-from sidecar.http.write import chunk, error_response, last_chunk, response_bytes
+from sidecar.http.write import chunk, error_response, last_chunk
 from sidecar.policy.decision import Denial, Permit, Reason
 from sidecar.proxy.connection import Kind
 from sidecar.proxy.facts import facts_of, trace_of
@@ -37,7 +37,7 @@ IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"})
 ALLOW = b"Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n"
 
 # Looking a member up on its Enum is dear where it happens for every request.
-_CHUNKED, _CLOSE = Framing.CHUNKED, Framing.CLOSE
+_NONE, _CHUNKED, _CLOSE = Framing.NONE, Framing.CHUNKED, Framing.CLOSE
 
 #: Reasons that no other request on the same connection can heal. It is closed, so that a stranger cannot hold it open.
 HOPELESS = frozenset(
@@ -148,8 +148,18 @@ class Exchange:
             else:
                 self._pending.append(piece)
         if self.upstream is not None and not self.response_started:
-            self.upstream.await_answer()
+            self.upstream.await_answer(self.down.hub.clock.monotonic())
         if self.response_done and self.upstream is None:
+            self.down.exchange_over(self)
+
+    def on_whole_end(self) -> None:
+        """The request, whose body is not chunked, was complete when it began."""
+        self.request_done = True
+        upstream = self.upstream
+        if upstream is not None:
+            if not self.response_started:
+                upstream.await_answer(self.started)
+        elif self.response_done:
             self.down.exchange_over(self)
 
     # -- the upstream -----------------------------------------------------------------------------------------------
@@ -212,7 +222,7 @@ class Exchange:
             send(piece)
         self._pending.clear()
         if self.request_done:
-            upstream.await_answer()
+            upstream.await_answer(self.down.hub.clock.monotonic())
         if not upstream.stream.writing_paused:
             self.down.resume_for_request()
 
@@ -249,7 +259,7 @@ class Exchange:
         """Passes a 1xx response on, except to HTTP/1.0, which has none (RFC 9110 15.2)."""
         self._continued = True
         if self.head.minor:
-            self.down.stream.send(response_bytes(head.status, head.reason, forward_response_fields(head)))
+            self.down.stream.send(forward_response(head, _NONE))
 
     def on_response(self, head: ResponseHead) -> None:
         """Passes the response's head on, framed for the downstream peer."""
@@ -268,8 +278,7 @@ class Exchange:
             extra = b"Connection: close\r\n"
         elif not self.head.minor:
             extra = b"Connection: keep-alive\r\n"
-        block = forward_response_fields(head, minor=self.head.minor, extra=extra)
-        down.stream.send(response_bytes(head.status, head.reason, block))
+        down.stream.send(forward_response(head, framing, extra))
 
     def on_response_data(self, data: bytes) -> None:
         """Passes response body bytes on as they arrive."""

@@ -10,6 +10,7 @@ from sidecar.proxy.context import caller_context
 from sidecar.proxy.counters import Counters
 from sidecar.proxy.service import Self, head_bytes
 from sidecar.proxy.tls_stream import TlsStream
+from sidecar.telemetry.encode import asked
 from sidecar.tls.engine import TlsEngine
 
 if TYPE_CHECKING:
@@ -28,13 +29,16 @@ if TYPE_CHECKING:
 class _Memo:
     """What one connection needs again and again: its peer's rules, and the identity headers that name it."""
 
-    __slots__ = ("context", "identity", "rules", "service")
+    __slots__ = ("context", "identity", "method", "path", "rules", "service", "told")
 
     def __init__(self, service: InboundService, rules: PeerRules, identity: bytes, context: Context) -> None:
         self.service = service
         self.rules = rules
         self.identity = identity
         self.context = context
+        #: What the log says of the last request, and of which.
+        self.told = ""
+        self.method = self.path = b""
 
 
 class InboundService:
@@ -76,8 +80,12 @@ class InboundService:
         return head_bytes(exchange, self._memo(exchange.down).identity, None)
 
     def told(self, exchange: Exchange) -> str:
-        """Says which caller spoke to the agent."""
-        return self._memo(exchange.down).context.json
+        """Says which caller asked the agent for what."""
+        memo, head = self._memo(exchange.down), exchange.head
+        if memo.path != head.path or memo.method != head.method:
+            memo.path, memo.method = head.path, head.method
+            memo.told = memo.context.json + asked(head.method, head.path)
+        return memo.told
 
     def context(self, connection: Downstream) -> Context:
         """Says who is at the other end of a connection; its peer may not be proven."""

@@ -10,6 +10,7 @@ from sidecar.proxy.counters import Counters
 from sidecar.proxy.service import Self, head_bytes
 from sidecar.proxy.stream import Stream
 from sidecar.proxy.tls_stream import TlsStream
+from sidecar.telemetry.encode import asked
 from sidecar.telemetry.record import Context
 from sidecar.telemetry.text import quoted
 from sidecar.tls.engine import TlsEngine
@@ -28,14 +29,14 @@ if TYPE_CHECKING:
 class _Memo:
     """What the log says of one connection from the agent."""
 
-    __slots__ = ("context", "host", "name", "service")
+    __slots__ = ("context", "host", "method", "path", "peer", "service", "told")
 
     def __init__(self, service: OutboundService, context: Context) -> None:
         self.service = service
         self.context = context
-        #: The ``Host`` of the last request, and what the log says of it.
-        self.host: bytes | None = None
-        self.name = ""
+        #: What the log says of the last request, and of which.
+        self.told = self.peer = ""
+        self.method = self.path = self.host = b""
 
 
 class TlsDestination:
@@ -106,12 +107,14 @@ class OutboundService:
         return head_bytes(exchange, b"", self.host)
 
     def told(self, exchange: Exchange) -> str:
-        """Says that we spoke to the peer; who that is stands there once it was proven."""
-        memo = self._memo(exchange.down)
-        host = exchange.head.host
-        if memo.host != host:
-            memo.host, memo.name = host, f',"dst.name":{quoted(host)}'
-        return memo.context.json + (exchange.upstream_context or self._unreached).json + memo.name
+        """Says that we asked the peer for what; who that is stands there once it was proven."""
+        memo, head = self._memo(exchange.down), exchange.head
+        peer = (exchange.upstream_context or self._unreached).json
+        if memo.path != head.path or memo.method != head.method or memo.host != head.host or memo.peer != peer:
+            memo.path, memo.method, memo.host, memo.peer = head.path, head.method, head.host, peer
+            name = f',"dst.name":{quoted(head.host)}'
+            memo.told = memo.context.json + peer + name + asked(head.method, head.path)
+        return memo.told
 
     def context(self, connection: Downstream) -> Context:
         """Says which agent connection this is, and that we speak for it."""

@@ -9,8 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
-from sidecar.http.fields import forward_request_fields
-from sidecar.http.write import request_bytes
+from sidecar.http.fields import forward_request
 from sidecar.proxy.connection import Entry
 
 if TYPE_CHECKING:
@@ -53,7 +52,7 @@ class Service(Entry, Protocol):
         """Writes the head that goes to the upstream, anew."""
 
     def told(self, exchange: Exchange) -> str:
-        """Says who spoke to whom: the part of a log line that the connections know (`Context.json`)."""
+        """Says who spoke to whom and asked for what: the part of a log line that comes again with the next request."""
 
     def context(self, connection: Downstream) -> Context:
         """Says who is at the other end of a connection that has not come to a request, for the log."""
@@ -61,6 +60,4 @@ class Service(Entry, Protocol):
 
 def head_bytes(exchange: Exchange, extra: bytes, host: bytes | None) -> bytes:
     """Writes a request head for the upstream: its target in origin-form, its fields by the header rules."""
-    head = exchange.head
-    block = forward_request_fields(head, drop=_SET_ANEW, host=host, extra=exchange.traceparent + extra)
-    return request_bytes(head.method, head.path + head.query, block)
+    return forward_request(exchange.head, drop=_SET_ANEW, host=host, extra=exchange.traceparent + extra)

@@ -205,13 +205,14 @@ class Stream(asyncio.Protocol):
             return
         data = gathered[0] if len(gathered) == 1 else b"".join(gathered)
         gathered.clear()
-        if self.state is _OPEN and self._transport is not None:
-            self._write(data)
+        self.write(data)
 
     def write(self, data: bytes) -> None:
         """Writes at once, for whoever has nothing gathered; not for after ``finish``."""
-        if self.state is _OPEN and self._transport is not None:
-            self._write(data)
+        transport = self._transport
+        if self.state is _OPEN and transport is not None:
+            self.written += len(data)
+            transport.write(data)
 
     def finish(self) -> None:
         """Ends our sending side and nothing else (half-close): the peer sees a clean end, and may go on sending."""
@@ -291,11 +292,6 @@ class Stream(asyncio.Protocol):
     def _begin(self) -> None:
         self.state = State.OPEN
         self.user.opened()
-
-    def _write(self, data: bytes) -> None:
-        assert self._transport is not None  # noqa: S101 - flush has looked
-        self.written += len(data)
-        self._transport.write(data)
 
     def _finish(self) -> None:
         assert self._transport is not None  # noqa: S101 - finish has looked

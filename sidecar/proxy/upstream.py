@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from sidecar.proxy.pool import Pool
     from sidecar.telemetry.record import Context
 
+# Looking a member up on its Enum is dear where it happens for every request.
+_OPEN = State.OPEN
+
 #: RFC 9110 6.4.1: responses that have no body, whatever they say.
 BODILESS = frozenset({204, 304})
 
@@ -54,10 +57,10 @@ class Upstream:
         self.stream.read_deadline = NEVER
         self._receiver.expect(method)
 
-    def await_answer(self) -> None:
-        """The request is complete: from now on the upstream's time runs."""
+    def await_answer(self, now: float) -> None:
+        """The request is complete: from now on (monotonic time) the upstream's time runs."""
         if not self._answered:
-            self.stream.read_deadline = self.hub.clock.monotonic() + self.hub.limits.upstream_timeout
+            self.stream.read_deadline = now + self.hub.limits.upstream_timeout
 
     def usable(self) -> bool:
         """Says whether it may take a request: no bytes nobody asked for, nor a goodbye, lie in the kernel unseen."""
@@ -213,7 +216,7 @@ class Upstream:
         next request (threat 37).
         """
         self.exchange = None
-        if self._receiver.reusable and not self._doubtful and not self.stream.closed:
+        if self._receiver.reusable and not self._doubtful and self.stream.state is _OPEN:
             self.pool.release(self)
         else:
             self.pool.forget(self)

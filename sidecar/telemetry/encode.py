@@ -102,11 +102,14 @@ def outcome(decision: Decision | None, rule: str | None, reason: str | None, ver
     return _outcomes[decision, rule, reason, version]
 
 
+def asked(method: bytes, path: bytes) -> str:
+    """Returns the part of a line that says what a request asks for; ``path`` is without its query."""
+    return f'{_METHODS.get(method) or _method(method)},"http.path":{quoted(path)}'
+
+
 def encode_request(
     moment: float,
-    context: str,
-    method: bytes,
-    path: bytes,
+    told: str,
     status: int,
     sent: int,
     received: int,
@@ -118,13 +121,12 @@ def encode_request(
 ) -> bytes:
     """Returns what `encode` returns for a request that came to an ordinary end, in a third of the time.
 
-    ``context`` is everything that the connection knows (`Context.json`, and ``dst.name`` where it stands there),
-    ``decided`` is of `outcome`. ``path`` is without its query; ``decision_id`` and ``trace_id`` are hexadecimal digits.
+    ``told`` is everything that the connection knows (`Context.json`, and ``dst.name`` where it stands there) and what
+    was `asked`, ``decided`` is of `outcome`. ``decision_id`` and ``trace_id`` are hexadecimal digits.
     """
     return (
-        f'{{"time":"{_stamp.of(moment)}Z","event":"request"{context}'
-        f"{_METHODS.get(method) or _method(method)},"
-        f'"http.path":{quoted(path)},"http.status":{status},"bytes_sent":{sent},"bytes_received":{received},'
+        f'{{"time":"{_stamp.of(moment)}Z","event":"request"{told},'
+        f'"http.status":{status},"bytes_sent":{sent},"bytes_received":{received},'
         f'"duration_ms":{_milliseconds(milliseconds)}{decided},"decision.id":"{decision_id}"'
         f'{"" if session is None else _session(session)},"trace.id":"{trace_id}"}}\n'
     ).encode("ascii")

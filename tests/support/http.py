@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sidecar.http.errors import HttpError
+from sidecar.http.fields import forward_request, forward_response, outgoing_framing
 from sidecar.http.limits import HttpLimits
 from sidecar.http.messages import RequestHead
 from sidecar.http.parsers import BODY_PARSERS
@@ -194,3 +195,13 @@ def get(*fields: bytes, line: bytes = b"GET / HTTP/1.1", host: bytes | None = b"
 def ok(*fields: bytes, line: bytes = b"HTTP/1.1 200 OK", body: bytes = b"") -> bytes:
     """A response with these field lines."""
     return b"\r\n".join([line, *fields]) + b"\r\n\r\n" + body
+
+
+def request_block(head: RequestHead, **options: Any) -> bytes:
+    """The field block of the head with which a request goes on."""
+    return forward_request(head, **options).partition(b"\r\n")[2][:-2]
+
+
+def response_block(head: ResponseHead, *, minor: int = 1, **options: Any) -> bytes:
+    """The field block of the head with which a response goes on to a client of HTTP/1.``minor``."""
+    return forward_response(head, outgoing_framing(head, minor), **options).partition(b"\r\n")[2][:-2]

@@ -5,16 +5,15 @@ import pytest
 from sidecar.http import fields
 from sidecar.http.fields import (
     IDENTITY,
-    forward_request_fields,
-    forward_response_fields,
+    forward_request,
+    forward_response,
     forward_trailers,
     outgoing_framing,
 )
 from sidecar.http.messages import Framing, RequestHead, ResponseHead
 from sidecar.http.scanner import scan_request, scan_response
-from sidecar.http.write import request_bytes
 from sidecar.http.xfcc import CALLER_NAME, NAME, identity_block
-from tests.support.http import LIMITS, get, ok
+from tests.support.http import LIMITS, get, ok, request_block, response_block
 
 OURS = identity_block("spiffe://example.org/agent/tools/1", bytes(32), "spiffe://example.org/agent/planner/1")
 
@@ -45,7 +44,7 @@ def test_a_request_goes_on_in_its_order_and_spelling() -> None:
     head = asked(
         b"X-b: 1", b"Accept:a,  b", b"x-A: 2", b"ACCEPT: c", b"Empty:", b"Content-Length: 5", host=b"HOST: A:80"
     )
-    assert lines(forward_request_fields(head)) == [
+    assert lines(request_block(head)) == [
         b"Host: A:80",
         b"X-b: 1",
         b"Accept: a,  b",
@@ -57,35 +56,35 @@ def test_a_request_goes_on_in_its_order_and_spelling() -> None:
 
 
 def test_framing_is_made_anew() -> None:
-    assert lines(forward_request_fields(asked())) == [b"Host: a"]
-    assert lines(forward_request_fields(asked(b"content-length: 007"))) == [b"Host: a", b"Content-Length: 7"]
-    assert lines(forward_request_fields(asked(b"transfer-encoding: CHUNKED"))) == [
+    assert lines(request_block(asked())) == [b"Host: a"]
+    assert lines(request_block(asked(b"content-length: 007"))) == [b"Host: a", b"Content-Length: 7"]
+    assert lines(request_block(asked(b"transfer-encoding: CHUNKED"))) == [
         b"Host: a",
         b"Transfer-Encoding: chunked",
     ]
 
 
 def test_the_caller_drops_and_adds() -> None:
-    block = forward_request_fields(
+    block = request_block(
         asked(b"Traceparent: x", b"A: b"), drop=frozenset({b"traceparent"}), host=b"other", extra=b"traceparent: y\r\n"
     )
     assert lines(block) == [b"Host: other", b"A: b", b"traceparent: y"]
 
 
 def test_a_request_of_http_1_0_gets_a_host() -> None:
-    assert lines(forward_request_fields(asked(line=b"GET / HTTP/1.0", host=None))) == [b"Host: "]
-    assert lines(forward_request_fields(asked(line=b"GET http://B/ HTTP/1.0", host=None))) == [b"Host: b"]
-    assert lines(forward_request_fields(asked(line=b"GET / HTTP/1.0", host=None), host=b"c")) == [b"Host: c"]
+    assert lines(request_block(asked(line=b"GET / HTTP/1.0", host=None))) == [b"Host: "]
+    assert lines(request_block(asked(line=b"GET http://B/ HTTP/1.0", host=None))) == [b"Host: b"]
+    assert lines(request_block(asked(line=b"GET / HTTP/1.0", host=None), host=b"c")) == [b"Host: c"]
 
 
 def test_only_http_1_1_expects() -> None:
-    assert b"Expect: 100-continue" in lines(forward_request_fields(asked(b"Expect: 100-continue")))
-    assert lines(forward_request_fields(asked(b"Expect: 100-continue", line=b"POST / HTTP/1.0"))) == [b"Host: a"]
+    assert b"Expect: 100-continue" in lines(request_block(asked(b"Expect: 100-continue")))
+    assert lines(request_block(asked(b"Expect: 100-continue", line=b"POST / HTTP/1.0"))) == [b"Host: a"]
 
 
 def test_a_response_goes_on_in_its_order_and_spelling() -> None:
     head = answered(b"X-b: 1", b"Set-Cookie: a", b"set-cookie: b", b"content-length: 5", b"Date: now")
-    assert lines(forward_response_fields(head, extra=b"connection: close\r\n")) == [
+    assert lines(response_block(head, extra=b"connection: close\r\n")) == [
         b"X-b: 1",
         b"Set-Cookie: a",
         b"set-cookie: b",
@@ -93,7 +92,7 @@ def test_a_response_goes_on_in_its_order_and_spelling() -> None:
         b"Content-Length: 5",
         b"connection: close",
     ]
-    assert forward_response_fields(answered(b"A: b", b"X: y"), drop=frozenset({b"a"}), minor=0) == b"X: y\r\n"
+    assert response_block(answered(b"A: b", b"X: y"), minor=0) == b"A: b\r\nX: y\r\n"
 
 
 @pytest.mark.parametrize(
@@ -125,7 +124,17 @@ def test_the_framing_of_a_response_fits_its_client(
 ) -> None:
     head = answered(*fields, line=line, method=method)
     assert outgoing_framing(head, minor) is framing
-    assert forward_response_fields(head, minor=minor) == block
+    assert response_block(head, minor=minor) == block
+
+
+def test_heads_are_written_anew() -> None:
+    head = asked(b"A: b", line=b"GET http://h/a?b HTTP/1.0", host=None)
+    assert forward_request(head) == b"GET /a?b HTTP/1.1\r\nHost: h\r\nA: b\r\n\r\n"
+    assert forward_request(head, host=b"other") == b"GET /a?b HTTP/1.1\r\nHost: other\r\nA: b\r\n\r\n"
+    assert forward_request(head) == b"GET /a?b HTTP/1.1\r\nHost: h\r\nA: b\r\n\r\n"
+    answer = answered(b"A: b", line=b"HTTP/1.0 599 ", method=b"HEAD")
+    assert forward_response(answer, answer.framing) == b"HTTP/1.1 599 \r\nA: b\r\n\r\n"
+    assert forward_response(answer, answer.framing, extra=b"X: y\r\n") == b"HTTP/1.1 599 \r\nA: b\r\nX: y\r\n\r\n"
 
 
 # --- what does not -------------------------------------------------------------------------------------------------------
@@ -135,9 +144,9 @@ def test_the_framing_of_a_response_fits_its_client(
 @pytest.mark.parametrize("name", sorted(IDENTITY))
 def test_threat_14_identity_is_the_proxys_alone(name: bytes) -> None:
     spelt = [spelling + b": forged" for spelling in spellings(name)]
-    block = forward_request_fields(asked(*spelt, *spelt, b"X-Other: 1"), extra=OURS)
+    block = request_block(asked(*spelt, *spelt, b"X-Other: 1"), extra=OURS)
     assert lines(block) == [b"Host: a", b"X-Other: 1", *lines(OURS)]
-    assert b"forged" not in forward_response_fields(answered(*spelt))
+    assert b"forged" not in response_block(answered(*spelt))
     trailers = [(spelling.lower(), spelling, b"forged") for spelling in spellings(name)]
     assert forward_trailers(trailers) == b""
 
@@ -145,7 +154,7 @@ def test_threat_14_identity_is_the_proxys_alone(name: bytes) -> None:
 @pytest.mark.threat(14)
 def test_threat_14_the_server_sees_exactly_one_identity() -> None:
     head = asked(b"X-Forwarded-Client-Cert: By=x", b"x_forwarded_client_cert: By=x", b"X-Sidecar_Caller: x")
-    seen = scan_request(request_bytes(b"GET", b"/", forward_request_fields(head, extra=OURS)), LIMITS)
+    seen = scan_request(forward_request(head, extra=OURS), LIMITS)
     assert [(lower, value[:3]) for lower, _, value in seen.fields[1:]] == [
         (b"x-forwarded-client-cert", b"By="),
         (b"x-sidecar-caller", b"spi"),
@@ -166,7 +175,7 @@ def test_threat_15_connection_cannot_take_away_what_the_proxy_sets(connection: b
     head = asked(b"Connection: " + connection, b"X-Sidecar-Caller: forged", b"Authorization: theirs")
     extra = OURS + b"Authorization: ours\r\n"
     kept = [] if b"Auth" in connection else [b"Authorization: theirs"]
-    assert lines(forward_request_fields(head, extra=extra)) == [b"Host: a", *kept, *lines(extra)]
+    assert lines(request_block(head, extra=extra)) == [b"Host: a", *kept, *lines(extra)]
 
 
 @pytest.mark.threat(15)
@@ -174,9 +183,9 @@ def test_threat_15_the_clients_copy_is_dropped() -> None:
     head = asked(
         b"Connection: Authorization", b"Connection: x-one, Keep-Alive", b"authorization: x", b"X-One: 1", b"X-Two: 2"
     )
-    assert lines(forward_request_fields(head)) == [b"Host: a", b"X-Two: 2"]
+    assert lines(request_block(head)) == [b"Host: a", b"X-Two: 2"]
     answer = answered(b"Connection: X-One", b"x-one: 1", b"X-Two: 2", b"Content-Length: 0")
-    assert lines(forward_response_fields(answer)) == [b"X-Two: 2", b"Content-Length: 0"]
+    assert lines(response_block(answer)) == [b"X-Two: 2", b"Content-Length: 0"]
 
 
 HOP_BY_HOP = [
@@ -193,22 +202,22 @@ PATH = [
 @pytest.mark.threat(39)
 @pytest.mark.parametrize("field", HOP_BY_HOP + PATH)
 def test_threat_39_fields_of_one_hop_stay_there(field: bytes) -> None:
-    assert lines(forward_request_fields(asked(field, b"A: b"))) == [b"Host: a", b"A: b"]
-    assert lines(forward_response_fields(answered(field, b"A: b"), minor=0)) == [b"A: b"]
+    assert lines(request_block(asked(field, b"A: b"))) == [b"Host: a", b"A: b"]
+    assert lines(response_block(answered(field, b"A: b"), minor=0)) == [b"A: b"]
 
 
 @pytest.mark.threat(39)
 @pytest.mark.parametrize("length", [b"Content-Length: 5", b"Transfer-Encoding: chunked"])
 def test_threat_39_connection_cannot_take_host_or_framing_away(length: bytes) -> None:
     connection = b"Connection: Host, Content-Length, Transfer-Encoding, close, Connection"
-    assert lines(forward_request_fields(asked(connection, length))) == [b"Host: a", length]
-    assert lines(forward_response_fields(answered(connection, length))) == [length]
+    assert lines(request_block(asked(connection, length))) == [b"Host: a", length]
+    assert lines(response_block(answered(connection, length))) == [length]
 
 
 @pytest.mark.threat(39)
 def test_threat_39_names_that_only_resemble_go_on() -> None:
     fields = [b"X-Proxy: 1", b"Viaduct: 1", b"X-Sidecar-Callers: 1", b"Tea: 1", b"Forwarded-For: 1", b"Connections: 1"]
-    assert lines(forward_request_fields(asked(*fields))) == [b"Host: a", *fields]
+    assert lines(request_block(asked(*fields))) == [b"Host: a", *fields]
 
 
 @pytest.mark.threat(40)

@@ -8,12 +8,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sidecar.http.errors import HttpError
-from sidecar.http.fields import IDENTITY, forward_request_fields, forward_response_fields, outgoing_framing
+from sidecar.http.fields import IDENTITY, forward_request, forward_response, outgoing_framing
 from sidecar.http.limits import HttpLimits
 from sidecar.http.messages import Framing, RequestHead, ResponseHead, TargetForm
 from sidecar.http.receiver import RequestReceiver
 from sidecar.http.scanner import scan_request, scan_response
-from sidecar.http.write import request_bytes, response_bytes
 from sidecar.http.xfcc import identity_block
 from tests.support import http_strategies as streams
 from tests.support.http import LIMITS, PARSERS, Outcome, Recorder, cut, get, receive_requests, receive_responses
@@ -162,8 +161,7 @@ def test_what_goes_on_is_a_request_that_we_would_accept(data: bytes) -> None:
         assert isinstance(head, RequestHead)
         if head.form is TargetForm.AUTHORITY:
             continue  # CONNECT is never written anew
-        block = forward_request_fields(head, host=None if head.host else b"none", extra=OURS)
-        seen = scan_request(request_bytes(head.method, head.path + head.query, block), LIMITS)
+        seen = scan_request(forward_request(head, host=None if head.host else b"none", extra=OURS), LIMITS)
         assert (seen.method, seen.path, seen.query) == (head.method, head.path, head.query)
         assert (seen.framing, seen.length) == (head.framing, head.length)
         assert seen.host == (head.host or b"none")
@@ -178,8 +176,7 @@ def test_what_goes_back_is_a_response_that_we_would_accept(data: bytes, method: 
     """A response written anew is accepted, framed as its client can read it, without identity and without anything of one hop."""
     for head in heads(receive_responses([data], PARSERS[0], method=method)):
         assert isinstance(head, ResponseHead)
-        block = forward_response_fields(head, minor=minor)
-        seen = scan_response(response_bytes(head.status, head.reason, block), method, LIMITS)
+        seen = scan_response(forward_response(head, outgoing_framing(head, minor)), method, LIMITS)
         assert (seen.status, seen.reason) == (head.status, head.reason)
         assert seen.framing is outgoing_framing(head, minor)
         if seen.framing in {Framing.NONE, Framing.LENGTH}:

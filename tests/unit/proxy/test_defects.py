@@ -85,7 +85,7 @@ async def test_a_defect_in_passing_an_answer_on_is_500_or_a_cut(
     async with world(tmp_path) as w:
         victim, other = await w.caller(), await w.caller()
         with monkeypatch.context() as patch:
-            patch.setattr("sidecar.proxy.exchange.forward_response_fields", broken)
+            patch.setattr("sidecar.proxy.exchange.forward_response", broken)
             victim.send(GET)
             assert not (await victim.rest()).endswith(b"hello")
         assert [type(context["exception"]) for context in w.internal_errors] == [DefectError]

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.telemetry import encode as module
-from sidecar.telemetry.encode import OUTCOMES, encode, encode_request, outcome
+from sidecar.telemetry.encode import OUTCOMES, asked, encode, encode_request, outcome
 from sidecar.telemetry.record import Context, Decision, Event, Record
 from sidecar.telemetry.text import TEXT_LIMIT, quoted
 
@@ -225,6 +225,6 @@ def test_the_quick_way_writes_what_the_general_one_writes(
     record.decision_id, record.session_id, record.trace_id = "0d", session, "7f"
     decided = outcome(Decision.ALLOW, "r", None, "v")
     line = encode_request(
-        moment, context.json, method, path, status, size, size + 1, ms, decided, "0d", session, "7f"
+        moment, context.json + asked(method, path), status, size, size + 1, ms, decided, "0d", session, "7f"
     )  # fmt: skip
     assert line == encode(record)

@@ -60,7 +60,10 @@ async def connect(hub: Hub, where: Place, stream: Stream, ready: asyncio.Future[
         failure = dial_error(error, where.text)
         if failure is None:
             raise
-        raise failure from error
+        try:
+            raise failure from error
+        finally:
+            del failure  # its traceback has this frame, and would keep it and all that it names
 
 
 def dial_error(error: BaseException, text: str) -> DialError | None:

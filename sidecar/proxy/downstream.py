@@ -10,7 +10,7 @@ from sidecar.http.write import error_response
 from sidecar.proxy import account
 from sidecar.proxy.connection import Kind
 from sidecar.proxy.exchange import Exchange
-from sidecar.proxy.failure import ProxyCode
+from sidecar.proxy.failure import HandshakeOutdatedError, ProxyCode
 from sidecar.proxy.stream import NEVER, Expiry, State, Stream
 from sidecar.telemetry.record import Event
 
@@ -114,7 +114,7 @@ class Downstream:
 
     def lost(self) -> None:
         """The connection is gone."""
-        self._abandon(ProxyCode.CLIENT_CLOSED)
+        self._abandon(self.stream.cause or ProxyCode.CLIENT_CLOSED)
         self._receiver.release()
         self.listener.lost(self)
 
@@ -231,13 +231,24 @@ class Downstream:
 
     def review(self, distrusted: Collection[TrustDomain]) -> None:
         """Finishes what is in flight, where the entry is gone or another one, or the caller's bundle has changed."""
+        code = self._outdated(distrusted)
+        if code is None:
+            return
+        if self.stream.state is State.OPENING:
+            self.listener.refused(self, HandshakeOutdatedError(code))
+        self.retire()
+
+    def _outdated(self, distrusted: Collection[TrustDomain]) -> ProxyCode | None:
         listener = self.listener
-        trusted = not distrusted or not listener.service.secure
-        if not trusted:
-            # Who is still in a handshake is being proven by the old bundles: it has to begin again.
-            trusted = self.peer is not None and self.peer.id.trust_domain not in distrusted
-        if listener.stopped or listener.service.kind is not self.kind or not trusted:
-            self.retire()
+        if listener.stopped:
+            return ProxyCode.ENTRY_REMOVED
+        if listener.service.kind is not self.kind:
+            return ProxyCode.ENTRY_CHANGED
+        if not distrusted or not listener.service.secure:
+            return None
+        # Who is still in a handshake is being proven by the old bundles: it has to begin again.
+        trusted = self.peer is not None and self.peer.id.trust_domain not in distrusted
+        return None if trusted else ProxyCode.TRUST_CHANGED
 
     def give_up(self, code: ProxyCode) -> None:  # noqa: ARG002 - its exchange logs that the connection was lost
         """Ends at once."""

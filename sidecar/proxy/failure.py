@@ -42,6 +42,7 @@ class ProxyCode(StrEnum):
     # Ourselves.
     LIMIT_CONNECTIONS = "limit_connections"
     LIMIT_HANDSHAKES = "limit_handshakes"
+    LIMIT_TLS_RECORDS = "limit_tls_records"
     LIMIT_UPSTREAM_CONNECTIONS = "limit_upstream_connections"
     LOG_FULL = "log_full"
     DRAINING = "draining"
@@ -84,6 +85,13 @@ class HandshakeTimeoutError(PeerError):
 
     def __init__(self) -> None:
         super().__init__(ProxyCode.HANDSHAKE_TIMEOUT, "the TLS handshake was not finished in time")
+
+
+class HandshakeOutdatedError(PeerError):
+    """A handshake that a reload has overtaken: what it was begun with is no longer in force. ``code`` says what."""
+
+    def __init__(self, code: ProxyCode) -> None:
+        super().__init__(code, "a reload came during the handshake")
 
 
 class HandshakeLimitError(PeerError):

@@ -91,7 +91,7 @@ class InboundService:
         """Says who is at the other end of a connection; its peer may not be proven."""
         if connection.peer is not None:
             return self._memo(connection).context
-        return caller_context(self, connection, self.pool.destination.text)
+        return caller_context(self, self.own, connection, self.pool.destination.text)
 
     def _memo(self, connection: Downstream) -> _Memo:
         memo = connection.memo
@@ -100,7 +100,7 @@ class InboundService:
         peer = connection.peer
         if peer is None:
             raise RuntimeError("an inbound connection without a proven peer reached a decision")
-        context = caller_context(self, connection, self.pool.destination.text)
+        context = caller_context(self, self.own, connection, self.pool.destination.text)
         identity = identity_block(self.own.name, peer.leaf_sha256, str(peer.id))
         connection.memo = memo = _Memo(self, self.table.for_peer(peer), identity, context)
         return memo

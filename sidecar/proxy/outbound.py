@@ -124,5 +124,5 @@ class OutboundService:
         memo = connection.memo
         if isinstance(memo, _Memo) and memo.service is self:
             return memo
-        connection.memo = memo = _Memo(self, agent_context(self, connection))
+        connection.memo = memo = _Memo(self, agent_context(self, self.own, connection))
         return memo

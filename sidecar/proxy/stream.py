@@ -15,6 +15,8 @@ import struct
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Protocol, cast
 
+from sidecar.proxy.failure import ProxyCode
+
 if TYPE_CHECKING:
     from sidecar.errors import SidecarError
     from sidecar.identity.peer import Peer
@@ -105,6 +107,8 @@ class Stream(asyncio.Protocol):
         self.writing_paused = False
         #: Bytes handed to the transport so far.
         self.written = 0
+        #: Why it did not end as its user wanted, where nobody else knows.
+        self.cause: ProxyCode | None = None
         #: Our sending side has ended by `finish`; the peer's may go on.
         self.finished = False
         #: Who the other end proved to be; None in plaintext.
@@ -115,6 +119,7 @@ class Stream(asyncio.Protocol):
         #: What ``send`` has taken since the last ``flush``.
         self.gathered: list[bytes] = []
         self._discarded = 0
+        self._owing = False  # when our side ended, not everything had been taken
         self._peer_done = False  # the peer's end of the connection was seen
         self._mark = 0  # what was delivered when the last window of a lingering peer began
 
@@ -153,10 +158,13 @@ class Stream(asyncio.Protocol):
             self._close_transport()
         return True
 
-    def connection_lost(self, exc: BaseException | None) -> None:  # noqa: ARG002 - the cause changes nothing
+    def connection_lost(self, exc: BaseException | None) -> None:
         """Passes the end on, once."""
         if self.state is _CLOSED and self._transport is None:
+            self.user = _NOBODY  # there never was a connection, or this was said before
             return
+        if exc is not None and self._owing and self.cause is None:
+            self.cause = ProxyCode.CLIENT_RESET
         self.state = _CLOSED
         self._transport = None
         self.gathered.clear()
@@ -265,11 +273,19 @@ class Stream(asyncio.Protocol):
         """Says how the kernel ends the connection when we, or the process, let go of it: by a reset, or in order."""
         if self._transport is not None and self.state is not _CLOSED:
             sock = self._transport.get_extra_info("socket")
+            if sock is None:
+                return  # the loop has let go of it already
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET if yes else _ORDERLY)
+
+    def cut_off(self, cause: ProxyCode, limit: str) -> None:
+        """Ends a connection whose peer has met a limit that the user does not know of."""
+        self.cause = cause
+        self.hub.metrics.limit_hits_total.labels(limit).inc()
+        self.reset()
 
     def disown(self) -> None:
         """Ends a stream whose dial was cancelled: uvloop closes its transport without ever saying that it is lost."""
-        self.abort()
+        self.reset()
         self.hub.loop.call_soon(self.connection_lost, None)
 
     def expire(self, now: float) -> None:
@@ -322,6 +338,7 @@ class Stream(asyncio.Protocol):
         self.read_deadline = now + LINGER_SECONDS
         self.write_deadline = now + self.hub.limits.stall_timeout
         self._mark = self.delivered
+        self._owing = self.unsent > 0
         try:
             transport.write_eof()
         except OSError:
@@ -341,7 +358,8 @@ class Stream(asyncio.Protocol):
             return
         limits = self.hub.limits
         if self.delivered - self._mark < limits.min_rate * limits.stall_timeout:
-            self.abort()
+            # Not in order: a part of what was sent would look like the whole of it.
+            self.cut_off(ProxyCode.CLIENT_STALLED, "stall_timeout")
             return
         self._mark = self.delivered
         self.write_deadline = now + limits.stall_timeout

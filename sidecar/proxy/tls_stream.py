@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from sidecar.errors import SidecarError
 from sidecar.identity.peer import Role
-from sidecar.proxy.failure import HandshakeLimitError, HandshakeTimeoutError
+from sidecar.proxy.failure import HandshakeLimitError, HandshakeTimeoutError, ProxyCode
 from sidecar.proxy.stream import NEVER, Expiry, State, Stream
 from sidecar.tls.failure import TlsError
 
@@ -22,10 +22,11 @@ if TYPE_CHECKING:
 #: answers that TLS itself gives, for example to key updates (RFC 8446 4.6.3), which a peer can ask for without reading.
 UNSENT_BYTES = 1024 * 1024
 
-#: What a peer may send without a byte of data in it, each of which pays for this many bytes of records. The smallest
-#: record with data has 23 bytes; key updates have none, and each costs us as much as a small request (RFC 8446 4.6.3).
+#: What a peer may send without data in it: key updates, each of which costs us as much as a small request (RFC 8446
+#: 4.6.3). A read with data pays for as much as a record can be padded to (RFC 8446 5.4), and more with more data.
 DRY_BYTES = 64 * 1024
 DRY_SHARE = 64
+PADDED_BYTES = 17 * 1024
 
 #: Makes the engine of a connection, and names the context that it belongs to.
 Maker = Callable[[], "tuple[TlsContext, TlsEngine]"]
@@ -192,13 +193,13 @@ class TlsStream(Stream):
         """Hands decrypted data on, and sees to what TLS itself wants."""
         engine = self.engine
         if data:
-            dry = self._dry - DRY_SHARE * len(data)
+            dry = self._dry - PADDED_BYTES - DRY_SHARE * len(data)
             self._dry = dry if dry > 0 else 0  # noqa: FURB136 - a call less for each record
             self.user.received(data)
         if engine.outgoing.pending:
             self._send_records()
         if self._dry > DRY_BYTES or (self.writing_paused and self.unsent > UNSENT_BYTES):
-            self.abort()
+            self.cut_off(ProxyCode.LIMIT_TLS_RECORDS, "tls_records")
             return
         if engine.ended and not self._told_end and self.state is _OPEN:
             if not (engine.eof or engine.truncated):

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from sidecar.policy.decision import Denial, Permit
 from sidecar.proxy import tunnel_account
 from sidecar.proxy.connection import Kind
-from sidecar.proxy.failure import DialError, ProxyCode
+from sidecar.proxy.failure import DialError, HandshakeOutdatedError, ProxyCode
 from sidecar.proxy.splice import Leg
-from sidecar.proxy.stream import NEVER, Stream
+from sidecar.proxy.stream import NEVER, State, Stream
 from sidecar.tasks import spawn
 
 if TYPE_CHECKING:
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 #: How often the limits of a tunnel are looked at, in seconds: what its idle time and a changed wall clock may be late by.
 LOOK_SECONDS = 10.0
+
+#: What a stream calls by the name that it has downstream.
+_UPSTREAM = {ProxyCode.CLIENT_STALLED: ProxyCode.UPSTREAM_STALLED, ProxyCode.CLIENT_RESET: ProxyCode.UPSTREAM_RESET}
 
 
 class DownLeg(Leg):
@@ -108,6 +111,8 @@ class Tunnel:
         self.listener = listener
         self.hub: Hub = listener.hub
         self.service = listener.service
+        #: The identity that its handshakes show, whatever a reload brings.
+        self.own = self.service.own
         self.peer: Peer | None = None
         self.started = NEVER
         #: Monotonic time of the decision.
@@ -140,7 +145,8 @@ class Tunnel:
         """Enters the registry; the identity of this moment is the one that the handshake shows."""
         self.service = self.listener.service
         self.listener.connected(self)
-        self._not_after = self.service.own.svid.not_after
+        self.own = self.service.own
+        self._not_after = self.own.svid.not_after
 
     def opened(self) -> None:
         """Decides, and dials or turns away."""
@@ -170,6 +176,9 @@ class Tunnel:
             self._dial = None
             self.hub.messages.warning(str(error), listener=up.service.name, code=str(error.cause))
             self.give_up(error.cause)
+        finally:
+            if self.up is not up:
+                up.part()  # it never had a connection
         self._dial = None
 
     def stands(self, up: UpLeg) -> None:
@@ -224,6 +233,9 @@ class Tunnel:
         up = self.up
         if leg is up:
             up.service.way.dialler.forget(up)
+        if leg.stream.cause is not None:
+            # What it was sent at last was not all taken, although both directions had ended.
+            self._fail(_UPSTREAM.get(leg.stream.cause, leg.stream.cause) if leg is up else leg.stream.cause)
         joined = self.down.other is not None
         untold = self.error is None and not self._complete
         if untold and (joined or leg is self.down):  # a lost dial is told by who dials
@@ -275,6 +287,9 @@ class Tunnel:
             self._decide_again(listener.service, self.verdict, distrusted)
 
     def _decide_again(self, service: TunnelService, permit: Permit, distrusted: Collection[TrustDomain]) -> None:
+        if service.own.svid.id != self.own.svid.id:
+            self.give_up(ProxyCode.ENTRY_CHANGED)  # we are somebody else now; a renewed certificate is still us
+            return
         verdict = service.review(self, distrusted, permit.decision_id)
         if isinstance(verdict, Permit):
             self.service, self.verdict = service, verdict
@@ -283,6 +298,8 @@ class Tunnel:
 
     def give_up(self, code: StrEnum) -> None:
         """Ends at once: both ends are reset, and neither can take that for the end of what was sent."""
+        if self.stream.state is State.OPENING and isinstance(code, ProxyCode):
+            self.listener.refused(self, HandshakeOutdatedError(code))
         self._fail(code)
         self.stream.reset()
         if self.up is not None:
@@ -327,8 +344,9 @@ class Tunnel:
         """Notes why, the first time, and stops dialling."""
         if self.error is None:
             self.error = code
-        if self._dial is not None:
-            self._dial.cancel()
+        dial, self._dial = self._dial, None
+        if dial is not None:
+            dial.cancel()
 
     def _end(self) -> None:
         self.started = NEVER

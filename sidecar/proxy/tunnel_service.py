@@ -111,7 +111,7 @@ class InboundTunnels:
 
     def contexts(self, tunnel: Tunnel) -> tuple[Context, ...]:
         """Says which caller spoke to the agent."""
-        return (caller_context(self, tunnel, self.way.destination.text),)
+        return (caller_context(self, tunnel.own, tunnel, self.way.destination.text),)
 
 
 class OutboundTunnels:
@@ -163,7 +163,7 @@ class OutboundTunnels:
         """Says that we spoke to the peer; who that is stands there once it was proven."""
         up = tunnel.up
         proven = None if up is None else up.service.way.destination.context(up.stream)
-        return (agent_context(self, tunnel), proven or self._unreached)
+        return (agent_context(self, tunnel.own, tunnel), proven or self._unreached)
 
 
 def _engine(service: Entry) -> tuple[TlsContext, TlsEngine]:

@@ -530,7 +530,5 @@ class TlsEngine:
         session = self._object.session if self._context.role is Role.CLIENT else None
         if session is None or not session.has_ticket or session.id == self._session_id:
             return None
-        #: What `ssl.SSLObject` wraps: the same two methods with one call less for each record.
-        self._raw = getattr(self._object, "_sslobj", self._object)
         self._session_id = session.id
         return session

@@ -14,6 +14,7 @@ from sidecar.app.reload import Reloader
 from sidecar.app.status import Status
 from sidecar.app.watch import watch
 from sidecar.config.values import LogFull
+from sidecar.proxy.failure import ProxyCode
 from sidecar.proxy.hub import Hub
 from sidecar.proxy.listener import Listener, bind
 from sidecar.tasks import describe, exception_handler, spawn
@@ -129,6 +130,10 @@ class Server:
         except BaseException:
             for listener in opened.values():
                 listener.stop()
+            for connection in list(self.hub.connections):
+                if connection.listener in opened.values():
+                    # It came while the others were opened, by rules that will never be in force.
+                    connection.give_up(ProxyCode.ENTRY_REMOVED)
             raise
         return opened
 

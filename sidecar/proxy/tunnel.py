@@ -38,35 +38,32 @@ _UPSTREAM = {ProxyCode.CLIENT_STALLED: ProxyCode.UPSTREAM_STALLED, ProxyCode.CLI
 class DownLeg(Leg):
     """The end towards the downstream peer."""
 
+    owner: Tunnel
+
     def __init__(self, tunnel: Tunnel) -> None:
         super().__init__(tunnel)
-        self.tunnel = tunnel
         self.stream = tunnel.listener.stream(self)
 
     def connected(self) -> None:
         """There is a connection: from here on it is in the registry, unless it is one too many."""
-        self.tunnel.connected()
+        self.owner.connected()
 
     def opened(self) -> None:
         """The connection stands; an inbound peer is proven."""
-        self.tunnel.opened()
+        self.owner.opened()
 
     def failed(self, error: SidecarError) -> None:
         """The handshake was refused: logged once, counted, closed by the stream."""
-        self.tunnel.listener.refused(self.tunnel, error)
-
-    def forget(self) -> None:
-        """Lets go of the tunnel too, which is over."""
-        super().forget()
-        del self.tunnel
+        self.owner.listener.refused(self.owner, error)
 
 
 class UpLeg(Leg):
     """The end towards the upstream."""
 
+    owner: Tunnel
+
     def __init__(self, tunnel: Tunnel) -> None:
         super().__init__(tunnel)
-        self.tunnel = tunnel
         #: The entry that was in force when it was dialled.
         self.service = tunnel.service
         self.ready: asyncio.Future[None] = tunnel.hub.loop.create_future()
@@ -74,13 +71,13 @@ class UpLeg(Leg):
 
     def connected(self) -> None:
         """There is a connection, and its peer perhaps still to be proven."""
-        self.tunnel.up = self
+        self.owner.up = self
 
     def opened(self) -> None:
         """The connection is made and, over TLS, its peer proven."""
         if not self.ready.done():
             self.ready.set_result(None)
-            self.tunnel.stands(self)
+            self.owner.stands(self)
 
     def failed(self, error: SidecarError) -> None:
         """The TLS handshake failed; nothing was sent."""
@@ -92,11 +89,6 @@ class UpLeg(Leg):
         if not self.ready.done():
             self.ready.set_exception(ConnectionResetError())
         super().lost()
-
-    def forget(self) -> None:
-        """Lets go of the tunnel too, which is over."""
-        super().forget()
-        del self.tunnel
 
 
 class Tunnel:

@@ -84,7 +84,7 @@ class InboundTunnels:
 
     def stream(self, user: DownLeg) -> Stream:
         """Makes a TLS stream, server side, for whichever service its listener has when the handshake begins."""
-        listener = user.tunnel.listener
+        listener = user.owner.listener
         return TlsStream(user, self.hub, lambda: _engine(listener.service), self.hub.limits.handshake_timeout)
 
     def engine(self) -> tuple[TlsContext, TlsEngine]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 from copy import deepcopy
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
@@ -13,12 +13,14 @@ import yaml
 from sidecar.app.server import Server
 from sidecar.clock import Clock
 from sidecar.config.load import load
-from sidecar.proxy.failure import BindError
+from sidecar.proxy.failure import BindCode, BindError
+from sidecar.proxy.listener import Listener
 from tests.support.ca import Ca
 from tests.support.eventually import eventually, soon
 from tests.support.pair import LOOPBACK, Upstream
 from tests.support.processes import free_port, listens
 from tests.support.server import Running, configuration, running
+from tests.support.wire import Plain
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -151,6 +153,31 @@ async def test_a_new_address_that_is_taken_refuses_the_reload_and_opens_nothing(
         assert r.server.generation is before
         eventually(lambda: '"error":"address_in_use"' in (tmp_path / "access.log").read_text(), "the log line")
         assert not listens(free)
+
+
+@pytest.mark.parametrize("scheme", ["http", "tcp"])
+async def test_who_connects_while_a_reload_fails_is_not_served_by_what_was_refused(
+    tmp_path: Path, scheme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, agents = Listener.start, []
+
+    async def start_one_alone(listener: Listener[Any]) -> None:
+        if agents:
+            raise BindError(BindCode.IN_USE, "taken meanwhile")
+        await start(listener)
+        agents.append(await Plain.connect(int(listener.address.rpartition(":")[2])))
+        await soon(lambda: any(c.listener is listener for c in listener.hub.connections), "the connection")
+
+    async with running(tmp_path) as r:
+        monkeypatch.setattr(Listener, "start", start_one_alone)
+        entry = r.config["outbound"][0] | {"protocol": scheme}
+        more = [entry | {"name": f"more-{n}", "listen": f"{LOOPBACK}:{free_port()}"} for n in range(2)]
+        r.config["outbound"] += more
+        assert not await r.reload()
+        (agent,) = agents
+        await agent.rest()
+        agent.abort()
+        assert not r.server.hub.connections
 
 
 async def test_listeners_come_and_go_with_their_entries(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 from collections import Counter
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from sidecar.proxy.tunnel import Tunnel
 from sidecar.proxy.upstream import Upstream as UpstreamConnection
 from sidecar.tls.engine import TlsEngine
 from tests.support.pair import Plan, Upstream, World, turns, world
+from tests.support.processes import free_port
 
 if TYPE_CHECKING:
     import asyncio
@@ -71,4 +73,22 @@ async def test_connections_leave_nothing_behind_that_only_the_collector_would_fi
         before = alive()
         for _ in range(5):
             await use(w)
+        await w.eventually(lambda: alive() <= before)
+
+
+@pytest.mark.usefixtures("uncollected")
+async def test_a_tunnel_whose_upstream_refuses_leaves_nothing_behind(tmp_path: Path) -> None:
+    async with world(tmp_path, Plan(tcp=True, connect_port=free_port())) as w:
+
+        async def refused() -> None:
+            reader, writer = await w.agent()
+            with contextlib.suppress(ConnectionError):
+                await reader.read()
+            writer.close()
+
+        await refused()
+        await turns()
+        before = alive()
+        for _ in range(5):
+            await refused()
         await w.eventually(lambda: alive() <= before)

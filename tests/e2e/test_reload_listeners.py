@@ -51,7 +51,7 @@ def test_reloads_that_overtake_each_other_do_not_stumble(site: Site, backend: Ba
         tools.signal(signal.SIGHUP)
     eventually(lambda: listens(tools.port(entry=1)), "the new listener")
     tools.reload()
-    assert tools.reloads("failed") == 0
+    assert tools.reloads("failed") == 0, tools.stderr
 
 
 def test_a_taken_address_refuses_the_reload_as_a_whole(site: Site, backend: Backend) -> None:

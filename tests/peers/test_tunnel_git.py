@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,8 +14,6 @@ from tests.support.processes import LOOPBACK, free_port, listens
 from tests.support.raw import planner, tools
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.support.processes import Site
 
 pytestmark = pytest.mark.needs("git")
@@ -44,8 +43,10 @@ def test_git_clones_through_the_pair(site: Site) -> None:
     (repository / "large").write_bytes(os.urandom(2_000_000))
     git(repository, "add", "large")
     git(repository, "commit", "--quiet", "--message", "large")
+    core = Path(subprocess.run(["git", "--exec-path"], check=True, capture_output=True, text=True).stdout.strip())
     site.process(
-        *("git", "daemon", "--reuseaddr", "--export-all", f"--base-path={site.folder}", "--listen=127.0.0.1"),
+        # Not ``git daemon``, which starts this program and leaves it behind when it is ended.
+        *(str(core / "git-daemon"), "--reuseaddr", "--export-all", f"--base-path={site.folder}", "--listen=127.0.0.1"),
         *(f"--port={port}", str(site.folder)),
         env=os.environ | ALONE,
         stderr=subprocess.DEVNULL,

@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# The TPM library is built from tpm2-tss's headers: where they are not installed, keys in a TPM are left out.
+TPM_STAMP := $(VENV)/.installed-tpm
+TPM := $(shell pkg-config --exists tss2-esys tss2-mu tss2-tctildr 2>/dev/null && command -v gcc >/dev/null && echo $(TPM_STAMP))
 
 .PHONY: demo test lint bench soak lock clean
 .DEFAULT_GOAL := help
@@ -22,13 +25,19 @@ $(STAMP): requirements.lock pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-demo: $(STAMP)
+$(TPM_STAMP): requirements-tpm.lock $(STAMP)
+	@echo "building the TPM library into $(VENV) ..."
+	@if $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps --no-build-isolation \
+		-r requirements-tpm.lock >$(VENV)/tpm-build.log 2>&1; then touch $@; \
+	else echo "it cannot be built, so keys in a TPM are left out: see $(VENV)/tpm-build.log"; fi
+
+demo: $(STAMP) $(TPM)
 	@$(BIN)/sidecar demo
 
-test: $(STAMP)
+test: $(STAMP) $(TPM)
 	@$(BIN)/python -m tests.run
 
-lint: $(STAMP)
+lint: $(STAMP) $(TPM)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -37,16 +46,18 @@ BENCH := $(if $(PEERS),--peers $(PEERS)) $(if $(ROWS),--rows $(ROWS)) $(if $(ROU
 	$(if $(SECONDS),--seconds $(SECONDS))
 
 bench: export GHOSTUNNEL := $(GHOSTUNNEL)
-bench: $(STAMP)
+bench: $(STAMP) $(TPM)
 	$(BIN)/python -m bench $(BENCH)
 
-soak: $(STAMP)
+soak: $(STAMP) $(TPM)
 	SIDECAR_SOAK=1 $(BIN)/python -m tests.run -m soak
 
+COMPILE := uv pip compile --universal --generate-hashes --no-emit-index-url --no-header --no-annotate --python-version 3.11
+
 lock:
-	@echo "needs uv: writes requirements.lock from pyproject.toml"
-	uv pip compile --universal --generate-hashes --no-emit-index-url --no-header --no-annotate \
-		--python-version 3.11 --all-extras --group dev pyproject.toml --output-file requirements.lock
+	@echo "needs uv: writes requirements.lock and requirements-tpm.lock from pyproject.toml"
+	$(COMPILE) --extra demo --extra pkcs11 --group dev pyproject.toml --output-file requirements.lock
+	echo 'tpm2-pytss>=3' | $(COMPILE) --no-deps - --output-file requirements-tpm.lock
 
 clean:
 	rm -rf $(VENV) .bench .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -17,6 +17,8 @@ class Limits:
     connections: int = 4096
     #: TLS handshakes in flight; for one more the oldest is closed.
     handshakes: int = 256
+    #: Steps of handshakes in one direction that wait for a device with our private key: refused at once.
+    handshake_queue: int = 128
     #: A message head, from its first byte to the empty line: 431.
     head_bytes: int = 64 * 1024
     #: The request target: 414.
@@ -25,6 +27,8 @@ class Limits:
     fields: int = 128
     #: From accept to a finished TLS handshake: closed.
     handshake_timeout: float = 10.0
+    #: A signature of a device with our private key: the handshake is refused, and we are not ready.
+    sign_timeout: float = 3.0
     #: From a head's first byte to its last: 408.
     head_timeout: float = 10.0
     #: A keep-alive connection between two requests: closed.

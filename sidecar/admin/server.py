@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, cast
 
 from sidecar.admin.address import AdminAddress
 from sidecar.admin.answers import Answer, admin_routes, answer, health_routes
-from sidecar.admin.credentials import allowed_uids, peer_uid
+from sidecar.admin.credentials import allowed_uids
 from sidecar.http.errors import HttpError
 from sidecar.http.limits import HttpLimits
 from sidecar.http.messages import Framing
 from sidecar.http.receiver import RequestReceiver
 from sidecar.http.write import error_response
 from sidecar.proxy.listener import bind
+from sidecar.sockets import peer_uid
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

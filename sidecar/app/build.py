@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from sidecar.config.effective import policy_version
-from sidecar.config.values import Protocol
+from sidecar.config.values import Protocol, Resumption
 from sidecar.http.limits import HttpLimits
 from sidecar.policy.routes import ConnectionRoute, Route, RouteTable, listen_hosts
 from sidecar.policy.table import Table
@@ -22,6 +22,7 @@ from sidecar.tls.expectation import expect_peer
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
+    from sidecar.app.own_key import OwnKey
     from sidecar.config.load import Loaded
     from sidecar.config.values import Inbound, Outbound
     from sidecar.limits import Limits
@@ -44,6 +45,7 @@ class Generation:
 
     loaded: Loaded
     own: Self
+    key: OwnKey
     policy_version: str
     services: dict[Place, Entry] = field(default_factory=dict)
     pools: dict[Hashable, Pool] = field(default_factory=dict)
@@ -56,14 +58,14 @@ def http_limits(limits: Limits) -> HttpLimits:
     return HttpLimits(head_bytes=limits.head_bytes, target_bytes=limits.target_bytes, fields=limits.fields)
 
 
-def build(hub: Hub, loaded: Loaded, previous: Generation | None) -> Generation:
+def build(hub: Hub, loaded: Loaded, key: OwnKey, previous: Generation | None) -> Generation:
     """Builds the services of a configuration; keeps whatever of ``previous`` has every input unchanged.
 
     Raises ConfigurationError where OpenSSL does not take the identity.
     """
     svid = loaded.material.svid
-    own = Self(svid, str(svid.id), str(svid.pin), loaded.material.protection)
-    generation = Generation(loaded, own, policy_version(loaded.config))
+    own = Self(svid, str(svid.id), str(svid.pin), key.protection)
+    generation = Generation(loaded, own, key, policy_version(loaded.config))
     kept = previous or generation
     for entry in loaded.config.inbound:
         place = ("inbound", entry.listen.host, entry.listen.port)
@@ -76,8 +78,12 @@ def build(hub: Hub, loaded: Loaded, previous: Generation | None) -> Generation:
     return generation
 
 
-def _credentials(loaded: Loaded) -> Credentials:
-    return Credentials(loaded.material.chain_pem, loaded.material.key_pem)
+def _credentials(generation: Generation) -> Credentials:
+    return Credentials(generation.loaded.material.chain_pem, generation.key.private_key)
+
+
+def _resumes(generation: Generation, entry: Inbound | Outbound) -> bool:
+    return generation.loaded.config.resumption_of(entry) is Resumption.ALLOW
 
 
 # --- requests
@@ -89,7 +95,7 @@ def _inbound(hub: Hub, generation: Generation, entry: Inbound, kept: Generation)
     pool = kept.pools.get(key) or Pool(PlainDestination(target.host, target.port, hub), hub)
     generation.pools[key] = pool
     table = Table.compile(entry.allow, generation.policy_version)
-    return InboundService(hub, entry.name, generation.own, _server_context(generation, HTTP_ALPN), table, pool)
+    return InboundService(hub, entry.name, generation.own, _server_context(generation, entry, HTTP_ALPN), table, pool)
 
 
 def _outbound(hub: Hub, generation: Generation, entry: Outbound, kept: Generation) -> Entry:
@@ -114,7 +120,7 @@ def _inbound_tunnels(hub: Hub, generation: Generation, entry: Inbound, kept: Gen
     where = PlainDestination(target.host, target.port, hub)
     way = Way(where, _dialler(hub, generation, ("inbound", entry.name), kept), target)
     table = Table.compile(entry.allow, generation.policy_version)
-    return InboundTunnels(hub, entry.name, generation.own, _server_context(generation, NO_ALPN), table, way)
+    return InboundTunnels(hub, entry.name, generation.own, _server_context(generation, entry, NO_ALPN), table, way)
 
 
 def _outbound_tunnels(hub: Hub, generation: Generation, entry: Outbound, kept: Generation) -> Entry:
@@ -136,9 +142,10 @@ def _dialler(hub: Hub, generation: Generation, key: tuple[str, str], kept: Gener
 # --- TLS
 
 
-def _server_context(generation: Generation, alpn: tuple[str, ...]) -> TlsContext:
+def _server_context(generation: Generation, entry: Inbound, alpn: tuple[str, ...]) -> TlsContext:
     # Each listener and each reload has its own context, so no ticket is good across either (CVE-2025-23419).
-    return server_context(_credentials(generation.loaded), generation.loaded.material.bundles, alpn)
+    bundles, resumes = generation.loaded.material.bundles, _resumes(generation, entry)
+    return server_context(_credentials(generation), bundles, alpn, resumption=resumes)
 
 
 def _outbound_key(generation: Generation, entry: Outbound) -> Hashable:
@@ -146,11 +153,12 @@ def _outbound_key(generation: Generation, entry: Outbound) -> Hashable:
     material = generation.loaded.material
     bundle = material.bundles[entry.peer.trust_domain]
     who = (entry.connect, entry.server_name, str(entry.peer), entry.pins)
-    return ("outbound", entry.name, entry.protocol, *who, material.chain_pem, bundle.fingerprint)
+    how = (entry.protocol, _resumes(generation, entry), generation.key)
+    return ("outbound", entry.name, *how, *who, material.chain_pem, bundle.fingerprint)
 
 
 def _tls_destination(hub: Hub, generation: Generation, entry: Outbound, alpn: tuple[str, ...]) -> TlsDestination:
-    loaded, domain = generation.loaded, entry.peer.trust_domain
-    expect = expect_peer(entry.peer, entry.pins)
-    tls = client_context(_credentials(loaded), loaded.material.bundles, domain, expect, alpn)
+    bundles, domain = generation.loaded.material.bundles, entry.peer.trust_domain
+    expect, resumes = expect_peer(entry.peer, entry.pins), _resumes(generation, entry)
+    tls = client_context(_credentials(generation), bundles, domain, expect, alpn, resumption=resumes)
     return TlsDestination(entry.connect.host, entry.connect.port, entry.server_name, tls, hub)

@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from sidecar.app.build import Generation, Place, build, http_limits
+from sidecar.app.own_key import OwnKey
 from sidecar.app.watch import Settled
 from sidecar.config.faults import InvalidConfiguration
 from sidecar.config.load import Loaded, load
@@ -52,12 +53,15 @@ class Reloader:
             if server.hub.draining:
                 server.messages.info("a reload during a drain is ignored", cause=cause)
                 return False
+            key: OwnKey | None = None
             try:
                 loaded = await self._read()
                 self._refuse_fixed(loaded)
-                generation = build(server.hub, loaded, server.generation)
+                key = await OwnKey.open(loaded, server.generation.key)
+                generation = build(server.hub, loaded, key, server.generation)
                 log, opened = await self._acquire(generation)
             except SidecarError as error:
+                self._let_go(key)
                 self._reload_failed(error, cause)
                 return False
             if server.hub.draining:  # it began while the new listeners were opened
@@ -65,6 +69,7 @@ class Reloader:
                     listener.stop()
                 if log is not None:
                     log.close()
+                self._let_go(key)
                 return False
             self._swap(generation, opened)
             await self._reopen_log(log)
@@ -72,6 +77,11 @@ class Reloader:
         server.messages.info("reloaded", cause=cause, policy=generation.policy_version)
         server.hub.access_log.write(server.event(Event.RELOAD), urgent=True)
         return True
+
+    def _let_go(self, key: OwnKey | None) -> None:
+        """Closes a key that was opened for what will never be in force."""
+        if key is not None and key is not self._server.generation.key:
+            key.retire(0)
 
     async def _acquire(self, generation: Generation) -> tuple[AccessLog | None, dict[Place, AnyListener]]:
         """Opens what is new: another access log, listeners on other addresses. All of it, or nothing."""
@@ -156,6 +166,7 @@ class Reloader:
         distrusted = bundle.changed(old.loaded.material.bundles, generation.loaded.material.bundles)
         for connection in list(hub.connections):
             self._review(connection, distrusted)
+        server.took_key(old.key, generation.key)
         server.show(generation)
 
     def _review(self, connection: Connection, distrusted: frozenset[TrustDomain]) -> None:

@@ -10,6 +10,7 @@ from sidecar import __version__
 from sidecar.admin.server import AdminServer, HealthServer
 from sidecar.app.build import Generation, Place, build, http_limits
 from sidecar.app.drain import drain
+from sidecar.app.own_key import OwnKey
 from sidecar.app.reload import Reloader
 from sidecar.app.status import Status
 from sidecar.app.watch import watch
@@ -37,7 +38,10 @@ if TYPE_CHECKING:
 class Server:
     """One process: built from a checked configuration, then started, reloaded any number of times, and drained."""
 
-    def __init__(self, loaded: Loaded, clock: Clock, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, loaded: Loaded, clock: Clock, loop: asyncio.AbstractEventLoop, key: OwnKey | None = None
+    ) -> None:
+        """``key`` is the opened key of the configuration; not needed for one in a PEM file."""
         self.clock = clock
         self.loop = loop
         self.metrics = Metrics()
@@ -47,10 +51,11 @@ class Server:
         #: Lines dropped by access logs that a reload has replaced.
         self.log_dropped = 0
         self.hub = self._hub(loaded)
-        self.generation = build(self.hub, loaded, None)
+        self.generation = build(self.hub, loaded, key or OwnKey.of_file(loaded.material.key), None)
         self._reloader = Reloader(self)
         self._consoles = self._make_consoles(loaded)
         self._watching: asyncio.Task[None] | None = None
+        self._key_watch: asyncio.Task[None] | None = None
         self._stopping = False
         #: Resolves to the exit code when the process should end.
         self.ended: asyncio.Future[int] = loop.create_future()
@@ -101,6 +106,7 @@ class Server:
         self.hub.start()
         self.show(self.generation)
         self._watching = spawn(watch(self._reloader.settled, self._reloader.look, self._files_changed), name="watch")
+        self._watch_key(self.generation.key)
         self.hub.access_log.write(self.event(Event.START), urgent=True)
         own = self.generation.own
         self.messages.info("ready", identity=own.name, pin=own.pin, protection=own.protection)
@@ -115,6 +121,18 @@ class Server:
     async def _close_consoles(self) -> None:
         for console in self._consoles:
             await console.close()
+
+    def _watch_key(self, key: OwnKey) -> None:
+        if self._key_watch is not None:
+            self._key_watch.cancel()
+        self._key_watch = spawn(key.watch(self.messages, self.metrics), name="key-watch")
+
+    def took_key(self, old: OwnKey, new: OwnKey) -> None:
+        """A reload has replaced the key: the old one is let go of once no handshake can be under way with it."""
+        if new is old:
+            return
+        self._watch_key(new)
+        old.retire(max(self.hub.limits.handshake_timeout, self.hub.limits.connect_timeout))
 
     async def _files_changed(self) -> None:
         await self.reload("a changed file")
@@ -142,6 +160,8 @@ class Server:
         svid = generation.own.svid
         self.metrics.certificate_expiry_timestamp_seconds.set(svid.not_after)
         self.metrics.set_policy(generation.policy_version)
+        for role, workers in self.hub.steps.items():
+            self.metrics.handshake_queue.labels(str(role)).source = lambda workers=workers: workers.waiting
         self.metrics.build_info.clear()
         self.metrics.build_info.labels(__version__, platform.python_version(), ssl.OPENSSL_VERSION).set(1)
 
@@ -187,8 +207,10 @@ class Server:
     async def close(self) -> None:
         """Lets go of everything; the log is written out."""
         self.hub.stop()
-        if self._watching is not None:
-            self._watching.cancel()
+        for task in (self._watching, self._key_watch):
+            if task is not None:
+                task.cancel()
         await self._close_consoles()
+        await self.generation.key.close()
         self.hub.access_log.write(self.event(Event.STOP), urgent=True)
         self.hub.access_log.close()

@@ -32,7 +32,7 @@ class Status:
             return "identity_expired"
         if now < svid.not_before:
             return "identity_not_yet_valid"
-        return None
+        return server.generation.key.trouble
 
     def metrics(self) -> bytes:
         """Returns the metrics as Prometheus text."""

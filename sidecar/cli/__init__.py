@@ -20,6 +20,7 @@ from sidecar import __version__
 from sidecar.cli.output import complain, print_faults
 from sidecar.config.faults import InvalidConfiguration
 from sidecar.errors import ConfigurationError, SidecarError
+from sidecar.keys.errors import SignCode
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,6 +40,8 @@ COMMANDS: Final = {
     "run": Command("sidecar.cli.run", "run the proxy that a configuration file describes"),
     "check": Command("sidecar.cli.check", "check a configuration file and name every fault in it"),
     "certs": Command("sidecar.cli.certs", "make an authority and identities for development"),
+    "key": Command("sidecar.cli.key", "make a private key in a file, a TPM or a token, or try one"),
+    "signer": Command("sidecar.cli.signer", "let other processes use a private key without having it"),
     "demo": Command("sidecar.cli.demo", "show two agents and two sidecars at work on this machine"),
 }
 
@@ -69,7 +72,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return WRONG
     except SidecarError as error:
         complain(str(error), error.hint)
-        return WRONG if isinstance(error, ConfigurationError) else FAILED
+        # A PIN that was refused is a wrong one: whoever starts us again and again would lock the device with it.
+        wrong = isinstance(error, ConfigurationError) or error.code == SignCode.AUTH
+        return WRONG if wrong else FAILED
     except OSError as error:  # the machine's doing: a full disk, no descriptors left
         _show_traceback(error)
         _settle_stdout()

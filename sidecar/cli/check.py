@@ -11,6 +11,8 @@ from sidecar.config.effective import policy_version
 from sidecar.config.faults import printable
 from sidecar.config.load import load
 from sidecar.config.values import Protocol
+from sidecar.keys.spec import RemoteKey, TpmKey
+from sidecar.keys.uri import Pkcs11Key
 
 if TYPE_CHECKING:
     import argparse
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 _SHOWN: Final = 20
 #: A certificate with less than this to live is pointed out.
 _SOON: Final = 24 * 3600.0
+_DEVICES: Final = {TpmKey: "TPM", Pkcs11Key: "token", RemoteKey: "signer service"}
 _UNITS: Final = ((86400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
 
 
@@ -31,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command line of ``sidecar check``."""
     parser.description = (
         "Checks a configuration file and the certificates, keys and bundles it names. Prints every fault at once, with\n"
-        "file, line, key and what to do; without faults, what the file means. Opens no socket."
+        "file, line, key and what to do; without faults, what the file means. Opens no socket, TPM or HSM."
     )
     parser.epilog = "example:\n  sidecar check planner.yaml\n\nexit codes: 0 no fault, 2 at least one"
     parser.add_argument("file", metavar="FILE", type=Path, help="the configuration file (YAML)")
@@ -103,6 +106,9 @@ def _unsafe(loaded: Loaded) -> list[str]:
         for entry in loaded.config.outbound
         if not entry.listen.loopback
     ]
+    spec = loaded.material.key.spec
+    if isinstance(spec, (TpmKey, Pkcs11Key)) and spec.copyable:
+        found.append("identity: a key that can be copied out of its device is taken all the same (unsafe-copyable)")
     return found
 
 
@@ -116,7 +122,11 @@ def _notes(loaded: Loaded, now: float) -> list[str]:
         found.append("the certificate expires soon; afterwards nothing is let through")
     if loaded.config.health and not loaded.config.health.listen.loopback:
         found.append("health and metrics can be read from the network")
-    found.append("a software key can be copied by whoever can read its file: for development")
+    if loaded.material.key.software is not None:
+        found.append("a software key can be copied by whoever can read its file: for development")
+    elif loaded.material.key.public_key is None:
+        device = _DEVICES[type(loaded.material.key.spec)]
+        found.append(f"no {device} was opened: `run` sees whether its key is the certificate's")
     return found
 
 

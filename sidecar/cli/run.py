@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from cryptography.utils import CryptographyDeprecationWarning
 
+from sidecar.app.own_key import OwnKey
 from sidecar.app.server import Server
 from sidecar.clock import Clock
 from sidecar.config.load import Loaded, load
@@ -113,8 +114,13 @@ def loop_factory(choice: str) -> Callable[[], asyncio.AbstractEventLoop]:
 async def serve(loaded: Loaded, clock: Clock) -> int:
     """Starts, obeys signals, and ends in order: SIGTERM or SIGINT drains, a second one exits at once, SIGHUP reloads."""
     loop = asyncio.get_running_loop()
-    server = Server(loaded, clock, loop)
-    await server.start()
+    key = await OwnKey.open(loaded)
+    try:
+        server = Server(loaded, clock, loop, key)
+        await server.start()
+    except BaseException:
+        await key.close()
+        raise
     _spare_collector()
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, server.stop)

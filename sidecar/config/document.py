@@ -69,6 +69,7 @@ def _config(values: Values, source: Path, admin: Admin) -> Config:
         access_log=values[sections.ACCESS_LOG],
         log_full=values[sections.LOG_FULL],
         drain_timeout=values[sections.DRAIN_TIMEOUT],
+        resumption=values[sections.RESUMPTION],
         limits=values[sections.LIMITS_KEY],
     )
 

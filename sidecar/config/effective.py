@@ -33,13 +33,14 @@ def effective(config: Config) -> dict[str, Any]:
             "key": str(config.identity.key),
             "trust": {str(domain): str(path) for domain, path in config.identity.trust.items()},
         },
-        "inbound": [_inbound(entry) for entry in config.inbound],
-        "outbound": [_outbound(entry) for entry in config.outbound],
+        "inbound": [_inbound(config, entry) for entry in config.inbound],
+        "outbound": [_outbound(config, entry) for entry in config.outbound],
         "admin": {"listen": str(config.admin.listen), "uids": sorted(config.admin.uids)},
         "health": {"listen": str(config.health.listen)} if config.health else None,
         "access_log": str(config.access_log or "stdout"),
         "log_full": config.log_full.value,
         "drain_timeout": spell_duration(config.drain_timeout),
+        "resumption": config.resumption.value,
         "limits": _limits(config.limits),
     }
 
@@ -80,12 +81,13 @@ def canonical(value: dict[str, Any]) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode("ascii")
 
 
-def _inbound(entry: Inbound) -> dict[str, Any]:
+def _inbound(config: Config, entry: Inbound) -> dict[str, Any]:
     return {
         "name": entry.name,
         "listen": str(entry.listen),
         "forward": str(entry.forward),
         "allow": [{"id": rule.id, **_rule(rule)} for rule in entry.allow],
+        "resumption": config.resumption_of(entry).value,
     }
 
 
@@ -98,7 +100,7 @@ def _rule(rule: Rule) -> dict[str, Any]:
     }
 
 
-def _outbound(entry: Outbound) -> dict[str, Any]:
+def _outbound(config: Config, entry: Outbound) -> dict[str, Any]:
     return {
         "name": entry.name,
         "listen": str(entry.listen),
@@ -110,6 +112,7 @@ def _outbound(entry: Outbound) -> dict[str, Any]:
         "server_name": entry.server_name,
         "host": entry.host.decode("ascii") if entry.host is not None else None,
         "origins": _words(entry.origins),
+        "resumption": config.resumption_of(entry).value,
     }
 
 

@@ -8,7 +8,7 @@ from typing import Final
 from sidecar.config import addresses, kinds
 from sidecar.config.faults import ConfigCode, Refused
 from sidecar.config.schema import REQUIRED, Absent, Key, Kind, Spot, Table, Values, listing, read_table, text
-from sidecar.config.values import Forward, Inbound, Outbound, Protocol
+from sidecar.config.values import Forward, Inbound, Outbound, Protocol, Resumption
 from sidecar.config.yaml import Mapping, Sequence
 from sidecar.identity.pattern import IdPattern
 from sidecar.identity.pins import Pin
@@ -34,6 +34,13 @@ def _some(otherwise: str) -> Absent:
 
 PINS: Final = listing(text(Pin.parse, "pin (sha256:<base64>)"), empty=NO_PINS)
 PATTERN: Final = text(IdPattern.parse, "SPIFFE ID, or a pattern that ends in /* or /**")
+
+RESUMPTION: Final[Key[Resumption | None]] = Key(
+    "resumption",
+    kinds.choice(Resumption),
+    None,
+    "Whether TLS sessions of this entry are resumed. Absent: as `resumption` of the file says.",
+)
 
 # --- inbound
 
@@ -102,7 +109,7 @@ UNSAFE_FORWARD: Final = Key(
     False,
     "Lets `forward` leave this machine: what is permitted crosses a network in clear.",
 )
-INBOUND: Final = Table("inbound", (INBOUND_NAME, INBOUND_LISTEN, FORWARD, ALLOW, UNSAFE_FORWARD))
+INBOUND: Final = Table("inbound", (INBOUND_NAME, INBOUND_LISTEN, FORWARD, ALLOW, RESUMPTION, UNSAFE_FORWARD))
 
 
 def read_inbound(spot: Spot) -> Inbound:
@@ -124,7 +131,7 @@ def read_inbound(spot: Spot) -> Inbound:
         rule if rule.id else replace(rule, id=f"inbound.{values[INBOUND_NAME]}.allow[{n}]")
         for n, rule in enumerate(values[ALLOW])
     )
-    return Inbound(values[INBOUND_NAME], values[INBOUND_LISTEN], values[FORWARD], rules)
+    return Inbound(values[INBOUND_NAME], values[INBOUND_LISTEN], values[FORWARD], rules, values[RESUMPTION])
 
 
 def _refuse_request_rules(values: Values) -> None:
@@ -224,6 +231,7 @@ OUTBOUND: Final = Table(
         SERVER_NAME,
         HOST,
         ORIGINS,
+        RESUMPTION,
         UNSAFE_LISTEN,
     ),
 )
@@ -261,6 +269,7 @@ def read_outbound(spot: Spot) -> Outbound:
         host=values[HOST],
         origins=frozenset(values[ORIGINS]),
         protocol=values[PROTOCOL],
+        resumption=values[RESUMPTION],
     )
 
 

@@ -26,6 +26,12 @@ HANDSHAKES: Final = Key(
     DEFAULTS.handshakes,
     "TLS handshakes in flight on inbound listeners. One more is taken, and the oldest is closed for it.",
 )
+HANDSHAKE_QUEUE: Final = Key(
+    "handshake_queue",
+    number(1, 100_000),
+    DEFAULTS.handshake_queue,
+    "Steps of handshakes, of callers or of our own, that wait for the TPM, HSM or signer service with our key. One more: closed at once.",
+)
 HEAD_BYTES: Final = Key(
     "head_bytes",
     size("1KiB", "1MiB"),
@@ -41,6 +47,12 @@ HANDSHAKE_TIMEOUT: Final = Key(
     duration("100ms", "5m"),
     DEFAULTS.handshake_timeout,
     "From accept to the end of the TLS handshake. Over it: closed.",
+)
+SIGN_TIMEOUT: Final = Key(
+    "sign_timeout",
+    duration("50ms", "1m"),
+    DEFAULTS.sign_timeout,
+    "A signature of the TPM, HSM or signer service with our key. Over it: the handshake is refused, and `/ready` answers 503 until it signs again.",
 )
 HEAD_TIMEOUT: Final = Key(
     "head_timeout",
@@ -114,10 +126,12 @@ LIMITS: Final = Table(
     (
         CONNECTIONS,
         HANDSHAKES,
+        HANDSHAKE_QUEUE,
         HEAD_BYTES,
         TARGET_BYTES,
         FIELDS,
         HANDSHAKE_TIMEOUT,
+        SIGN_TIMEOUT,
         HEAD_TIMEOUT,
         IDLE_TIMEOUT,
         STALL_TIMEOUT,

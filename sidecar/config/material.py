@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-import os
-import stat
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeVar
 
-from sidecar.config.faults import ConfigCode, Refused, below, printable
+from sidecar.config.faults import ConfigCode, below, printable
+from sidecar.config.key_material import KeyReader, Named, read_file
 from sidecar.errors import SidecarError
 from sidecar.identity.bundle import TrustBundle
 from sidecar.identity.refusal import Refusal, VerificationError
 from sidecar.identity.svid import Svid
 from sidecar.identity.verify import verify
-from sidecar.keys import software
+from sidecar.keys.spec import named_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from enum import StrEnum
-    from pathlib import Path
 
     from sidecar.config.faults import Faults
-    from sidecar.config.files import FileRead, Look
+    from sidecar.config.files import Look
+    from sidecar.config.key_material import KeyMaterial
     from sidecar.config.values import Sources
     from sidecar.identity.peer import Role
     from sidecar.identity.spiffe import TrustDomain
-    from sidecar.keys.software import Protection
+    from sidecar.keys.protection import Protection
 
 T = TypeVar("T")
 
@@ -38,22 +37,19 @@ _CERTIFICATE, _KEY, _TRUST = "identity.certificate", "identity.key", "identity.t
 class Material:
     """Our own identity and whom we can prove, as the bytes that were checked: what TLS gets, never the paths.
 
-    ``chain_pem`` is the chain, leaf first; ``key_pem`` the unencrypted key, which never appears in ``repr``.
+    ``chain_pem`` is the chain, leaf first. Whether a key that no file shows is the certificate's is known once it was
+    opened.
     """
 
     svid: Svid
-    key_pem: bytes = field(repr=False)
+    key: KeyMaterial
     chain_pem: bytes
     bundles: Mapping[TrustDomain, TrustBundle]
-    protection: Protection = software.Protection.SOFTWARE
 
-
-@dataclass(frozen=True, slots=True)
-class _Named:
-    """A file, at the key that names it."""
-
-    key: str
-    path: Path
+    @property
+    def protection(self) -> Protection:
+        """What keeps our key from being copied, as far as it is known without opening a device."""
+        return self.key.protection
 
 
 class MaterialReader:
@@ -72,37 +68,28 @@ class MaterialReader:
         """
         bundles: dict[TrustDomain, TrustBundle] = {}
         for domain, path in sources.trust.items():
-            named = _Named(below(_TRUST, str(domain)), path)
+            named = Named(below(_TRUST, str(domain)), path)
             bundle = self._read(named, partial(self._bundle, domain))
             if bundle is not None:
                 bundles[domain] = bundle
-        key_file = _Named(_KEY, sources.key.path) if sources.key else None
-        key = self._read(key_file, software.load, secret=True) if key_file else None
-        certificate = _Named(_CERTIFICATE, sources.certificate) if sources.certificate else None
+        key = KeyReader(self._look, self._check).read(sources.key) if sources.key else None
+        certificate = Named(_CERTIFICATE, sources.certificate) if sources.certificate else None
         svid = self._read(certificate, self._svid) if certificate else None
         if svid is None or certificate is None:
             return None
         self._check_domain(svid, sources)
         self._check_standing(svid, certificate, sources, bundles, roles)
-        if key is None or key_file is None:
+        if key is None:
             return None
-        self._check(key_file, partial(svid.check_key, key.public_key))
-        return Material(svid, key.pem, svid.chain_pem, MappingProxyType(bundles), key.protection)
+        if key.public_key is not None:
+            self._check(Named(_KEY, named_files(key.spec)[0]), partial(svid.check_key, key.public_key))
+        return Material(svid, key, svid.chain_pem, MappingProxyType(bundles))
 
-    def _read(self, named: _Named, parse: Callable[[bytes], T], *, secret: bool = False) -> T | None:
+    def _read(self, named: Named, parse: Callable[[bytes], T]) -> T | None:
         """Reads and parses one file. A file with a private key in it is held to be closed, wherever it is named."""
-        files: list[FileRead] = []
-        self._check(named, lambda: files.append(self._look.read(named.path)))
-        if not files:
-            return None
-        file = files[0]
-        if secret or software.holds_key(file.data):
-            self._check(named, partial(check_key_file, file.status))
-        found: list[T] = []
-        self._check(named, lambda: found.append(parse(file.data)))
-        return found[0] if found else None
+        return read_file(self._look, self._check, named, parse)
 
-    def _check(self, named: _Named, check: Callable[[], None]) -> None:
+    def _check(self, named: Named, check: Callable[[], object]) -> None:
         """Runs a check; its complaint becomes a fault whose message begins with the file."""
         try:
             check()
@@ -133,7 +120,7 @@ class MaterialReader:
     def _check_standing(
         self,
         svid: Svid,
-        certificate: _Named,
+        certificate: Named,
         sources: Sources,
         bundles: Mapping[TrustDomain, TrustBundle],
         roles: Iterable[Role],
@@ -158,28 +145,3 @@ class MaterialReader:
                         key=_CERTIFICATE,
                         hint=f"is {printable(str(sources.trust[domain]))} the bundle of the authority that issued it?",
                     )
-
-
-def check_key_file(status: os.stat_result) -> None:
-    """Accepts owner and mode of a file that holds a private key, as its open descriptor has them; raises Refused.
-
-    A group may read it when it is one of ours and the owner is root: so Kubernetes mounts secrets under ``fsGroup``.
-    """
-    mode = stat.S_IMODE(status.st_mode)
-    us = os.geteuid()
-    if status.st_uid not in {us, 0}:
-        raise Refused(
-            ConfigCode.KEY_OWNER,
-            f"holds a private key and belongs to uid {status.st_uid}, who can read and replace it",
-            hint=f"let it belong to uid {us} (ours) or root",
-        )
-    others = mode & 0o007
-    ours = status.st_uid == 0 and status.st_gid in {os.getegid(), *os.getgroups()}
-    group = mode & (0o030 if ours else 0o070)
-    if others or group:
-        who = "everybody" if others else f"group {status.st_gid}"
-        raise Refused(
-            ConfigCode.KEY_PERMISSIONS,
-            f"holds a private key and is open to {who} (mode {mode:04o})",
-            hint="chmod 0600 it; for a Kubernetes secret set defaultMode: 0440 and the pod's fsGroup",
-        )

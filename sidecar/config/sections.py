@@ -20,8 +20,7 @@ from sidecar.config.schema import (
     listing,
     read_table,
 )
-from sidecar.config.unserved import NOT_SERVED, not_served
-from sidecar.config.values import Health, Identity, LogFull, Sources, UnixAddress
+from sidecar.config.values import Health, Identity, LogFull, Resumption, Sources, UnixAddress
 from sidecar.errors import SidecarError
 from sidecar.identity.spiffe import TrustDomain
 from sidecar.keys import spec
@@ -40,10 +39,8 @@ NO_TRUST: Final = Absent(
 
 def _key(spot: Spot) -> spec.KeySpec:
     value = kinds.path_text(spot)
-    feature = f"identity.key {spec.scheme(value)}"
-    if feature in NOT_SERVED:
-        raise not_served(feature)
-    kinds.check_path(value)
+    if spec.scheme(value) is None:
+        kinds.check_path(value)
     return spec.parse(value, spot.base)
 
 
@@ -78,10 +75,11 @@ CERTIFICATE: Final = Key(
 )
 KEY: Final = Key(
     "key",
-    Kind(_key, "path"),
+    Kind(_key, "path or key URI"),
     REQUIRED,
-    "The private key, P-256 or P-384, unencrypted PEM. Refused when the world can read it, or a group that is not "
-    "ours, or when its owner is neither us nor root.",
+    "The private key, P-256 or P-384: the path of an unencrypted PEM file, `tpm:…`, a `pkcs11:` URI or "
+    "`signer:unix:PATH`; see below. A file with a key or a PIN is refused when the world can read it, or a group that is "
+    "not ours, or when its owner is neither us nor root.",
 )
 TRUST: Final = Key(
     "trust",
@@ -197,6 +195,12 @@ DRAIN_TIMEOUT: Final = Key(
     30.0,
     "How long requests in flight may take after SIGTERM. Then they are cut; exit 0 all the same.",
 )
+RESUMPTION: Final = Key(
+    "resumption",
+    kinds.choice(Resumption),
+    Resumption.ALLOW,
+    "Whether TLS sessions are resumed, with `allow` or `never`. A resumed handshake needs no signature of either side.",
+)
 LIMITS_KEY: Final = Key("limits", limits.READ, limits.DEFAULTS, "Every bound of the proxy.")
 TOP: Final = Table(
     "top",
@@ -210,6 +214,7 @@ TOP: Final = Table(
         ACCESS_LOG,
         LOG_FULL,
         DRAIN_TIMEOUT,
+        RESUMPTION,
         LIMITS_KEY,
     ),
 )

@@ -14,10 +14,6 @@ from sidecar.config.faults import ConfigCode, Refused
 NOT_SERVED: Final = {
     "top.workers": "several worker processes (workers)",
     "top.tokens": "token sources (tokens)",
-    "top.resumption": "a choice of TLS resumption (resumption)",
-    "identity.key tpm": "a private key in a TPM (tpm:)",
-    "identity.key pkcs11": "a private key in an HSM (pkcs11:)",
-    "identity.key signer": "a private key behind a signer service (signer:)",
     "inbound.listen unix": "a UNIX socket to listen on for requests (unix:)",
     "inbound.forward tcp+unix": "forwarding of raw TCP to a UNIX socket (tcp+unix:)",
     "inbound.forward http+unix": "forwarding to a UNIX socket (http+unix:)",
@@ -25,7 +21,6 @@ NOT_SERVED: Final = {
     "inbound.protocol": "a protocol of inbound entries other than that of forward (protocol)",
     "inbound.uids": "a choice of uids for a data listener (uids)",
     "inbound.token": "a token requirement (token)",
-    "inbound.resumption": "a choice of TLS resumption (resumption)",
     "allow.token": "a token requirement (token)",
     "outbound.listen unix": "a UNIX socket to listen on for requests (unix:)",
     "outbound.listen shared": "a second outbound entry on one listen address",
@@ -33,7 +28,6 @@ NOT_SERVED: Final = {
     "outbound.uids": "a choice of uids for a data listener (uids)",
     "outbound.token": "an injected token (token)",
     "outbound.tls": "an ordinary HTTPS service (tls: public)",
-    "outbound.resumption": "a choice of TLS resumption (resumption)",
     "health.listen unix": "a health listener on a UNIX socket (unix:)",
 }
 

@@ -81,7 +81,7 @@ class Forward:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Where our own identity lives, and whom we can prove. ``certificate`` and ``key`` may be one file."""
+    """Where our own identity lives, and whom we can prove. ``certificate`` and a key in a file may be one file."""
 
     certificate: Path
     key: KeySpec
@@ -101,6 +101,13 @@ class Sources:
     trust_sound: bool = False
 
 
+class Resumption(StrEnum):
+    """Whether TLS sessions are resumed, which saves both ends their signature."""
+
+    ALLOW = "allow"
+    NEVER = "never"
+
+
 @dataclass(frozen=True, slots=True)
 class Inbound:
     """One mutual-TLS listener and the callers it lets through to one local server."""
@@ -109,6 +116,7 @@ class Inbound:
     listen: TcpAddress
     forward: Forward
     allow: tuple[Rule, ...]
+    resumption: Resumption | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +138,7 @@ class Outbound:
     host: bytes | None = None
     origins: frozenset[bytes] = frozenset()
     protocol: Protocol = Protocol.HTTP
+    resumption: Resumption | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,4 +177,9 @@ class Config:
     access_log: Path | None = None
     log_full: LogFull = LogFull.DROP
     drain_timeout: float = 30.0
+    resumption: Resumption = Resumption.ALLOW
     limits: Limits = field(default_factory=Limits)
+
+    def resumption_of(self, entry: Inbound | Outbound) -> Resumption:
+        """What an entry says about resumption, or else the file."""
+        return entry.resumption or self.resumption

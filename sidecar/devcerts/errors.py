@@ -25,6 +25,8 @@ class DevCertsCode(StrEnum):
     KEY_EXPOSED = "certs_key_exposed"
     KEY_LOST = "certs_key_lost"
     KEY_MISMATCH = "certs_key_mismatch"
+    KEY_ELSEWHERE = "certs_key_elsewhere"
+    KEY_PLACE_INVALID = "certs_key_place_invalid"
     CERTIFICATE_INVALID = "certs_certificate_invalid"
     AUTHORITY_FOREIGN = "certs_authority_foreign"
     TRUST_DOMAIN_FOREIGN = "certs_trust_domain_foreign"

@@ -6,11 +6,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sidecar.devcerts import authority, files, identities
+from sidecar.devcerts.devices import TokenKeys, TpmKeys
+from sidecar.devcerts.keys import FileKeys
+from sidecar.keys.spec import TpmKey
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from sidecar.devcerts.identities import Identity
+    from sidecar.devcerts.keys import Keeper
     from sidecar.devcerts.layout import Order
 
 GITIGNORE = b"""\
@@ -35,26 +39,30 @@ class Made:
     foreign_gitignore: bool
 
 
-def generate(order: Order, now: float) -> Made:
+def generate(order: Order, now: float, pin: bytes | None = None) -> Made:
     """Fills the folder; raises DevCertsError for what is not ours, with nothing written, or FolderError.
 
-    Each file is replaced whole, a key before the certificate for it: where a run was cut between the two, the next one
-    finds a key without a certificate and goes on, or, after ``new_keys``, says that they do not fit.
+    With keys in a device, whose PIN ``pin`` is, also PrivateKeyError and SignError. Each file is replaced whole, a key
+    before the certificate for it: where a run was cut between the two, the next one finds a key without a certificate and
+    goes on, or, after ``new_keys``, says that they do not fit.
     """
     files.make_folder(order.directory)
     with files.sole(order.directory):
+        keeper = _keeper(order, pin)
         ca = authority.prepare(order, now)
-        prepared = [identities.prepare(place, ca.authority, now, new_key=order.new_keys) for place in order.places]
+        checked = [identities.check(place, ca.authority, keeper, new_key=order.new_keys) for place in order.places]
         foreign_gitignore = _ignore(order.directory)
-        for file in (*ca.files, *(file for one in prepared for file in one.files)):
+        for file in ca.files:
             files.write(file)
-    return Made(
-        order,
-        ca.news,
-        ca.authority.certificate.not_valid_after_utc.timestamp(),
-        tuple(one.identity for one in prepared),
-        foreign_gitignore,
-    )
+        made = tuple(identities.complete(one, ca.authority, keeper, now) for one in checked)
+    not_after = ca.authority.certificate.not_valid_after_utc.timestamp()
+    return Made(order, ca.news, not_after, made, foreign_gitignore)
+
+
+def _keeper(order: Order, pin: bytes | None) -> Keeper:
+    if order.device is None:
+        return FileKeys()
+    return TpmKeys(order.device, pin) if isinstance(order.device, TpmKey) else TokenKeys(order.device, pin)
 
 
 def _ignore(directory: Path) -> bool:

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from sidecar.devcerts import pem
+from sidecar.devcerts import files, pem
 from sidecar.devcerts.errors import DevCertsCode, DevCertsError
+from sidecar.devcerts.layout import KEY_FILES
 from sidecar.identity.facts import Facts, issued_by
 from sidecar.identity.issue import issue
 from sidecar.identity.pins import Pin
-from sidecar.keys.software import Protection
 
 if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    from sidecar.devcerts.files import NewFile
+    from sidecar.devcerts.keys import Keeper, Key
     from sidecar.devcerts.layout import Place
     from sidecar.identity.issue import Authority
     from sidecar.identity.spiffe import SpiffeId
+    from sidecar.keys.protection import Protection
 
 LIFETIME: Final = 7 * 24 * 3600.0
 """Seconds that a development certificate lives."""
@@ -26,46 +27,73 @@ LIFETIME: Final = 7 * 24 * 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """One identity as it stands in the folder. ``not_after`` is in seconds since the epoch; ``news`` is about its key."""
+    """One identity as it stands in the folder. ``not_after`` is in seconds since the epoch; ``news`` is about its key.
+
+    ``unused`` names keys that were there and are of no use any more.
+    """
 
     place: Place
+    key: Key
     pin: Pin
     not_after: float
     news: str
-    protection: Protection = Protection.SOFTWARE
+    unused: tuple[str, ...] = ()
 
     @property
     def id(self) -> SpiffeId:
         """The SPIFFE ID."""
         return self.place.id
 
+    @property
+    def protection(self) -> Protection:
+        """What keeps the key from being copied."""
+        return self.key.protection
+
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
-    """An identity with the files that have to be written for it, the key first."""
+class Checked:
+    """An identity that may be made or renewed; ``key`` is None where one is to be made."""
 
-    identity: Identity
-    files: tuple[NewFile, ...]
+    place: Place
+    key: Key | None
+    unused: tuple[str, ...] = ()
 
 
-def prepare(place: Place, authority: Authority, now: float, *, new_key: bool) -> Prepared:
-    """A certificate from now on, for the key that is there or a new one; writes nothing.
+def check(place: Place, authority: Authority, keeper: Keeper, *, new_key: bool) -> Checked:
+    """Finds the key that is there, unless a new one is wanted; changes nothing.
 
     A key without a certificate is kept. Raises DevCertsError for files that are not ours, also with ``new_key``: that
     replaces what this command made and nothing else.
     """
-    facts, found = pem.read_certificate(place.certificate), pem.read_key(place.key, replaced=new_key)
+    facts = pem.read_certificate(place.certificate)
     if facts is not None:
         _check_ours(place, facts, authority)
-        if not new_key:
-            _check_key(place, facts, found)
-    key, news = (found, "key kept") if found is not None and not new_key else (pem.new_key(), "new key")
-    certificate = issue(authority, key.public_key(), place.id, now=now, lifetime=LIFETIME)
-    made = pem.certificate_file(place.certificate, certificate)
-    return Prepared(
-        Identity(place, Pin.of_certificate(certificate), certificate.not_valid_after_utc.timestamp(), news),
-        (made,) if key is found else (pem.key_file(place.key, key), made),
-    )
+    elsewhere = _elsewhere(place, keeper)
+    if new_key:
+        return Checked(place, None, (*keeper.retire(place), *elsewhere))
+    found = keeper.find(place)
+    _check_key(place, facts, found, keeper, elsewhere)
+    return Checked(place, found)
+
+
+def complete(checked: Checked, authority: Authority, keeper: Keeper, now: float) -> Identity:
+    """Makes the key if there is none, then a certificate from now on, and writes both in this order."""
+    place, key = checked.place, checked.key
+    news = "new key" if key is None else "key kept"
+    if key is None:
+        key = keeper.make(place)
+    else:
+        keeper.keep(place, key)
+    certificate = issue(authority, key.public_key, place.id, now=now, lifetime=LIFETIME)
+    files.write(pem.certificate_file(place.certificate, certificate))
+    pin, not_after = Pin.of_certificate(certificate), certificate.not_valid_after_utc.timestamp()
+    return Identity(place, key, pin, not_after, news, checked.unused)
+
+
+def _elsewhere(place: Place, keeper: Keeper) -> tuple[str, ...]:
+    """The files of keys of other kinds."""
+    others = (place.folder / name for name in KEY_FILES if name != keeper.file)
+    return tuple(str(path) for path in others if os.path.lexists(path))
 
 
 def _check_ours(place: Place, facts: Facts, authority: Authority) -> None:
@@ -86,17 +114,27 @@ def _check_ours(place: Place, facts: Facts, authority: Authority) -> None:
         )
 
 
-def _check_key(place: Place, facts: Facts, key: ec.EllipticCurvePrivateKey | None) -> None:
+def _check_key(place: Place, facts: Facts | None, key: Key | None, keeper: Keeper, elsewhere: tuple[str, ...]) -> None:
     """Accepts the key that the certificate is for."""
+    if key is not None and (facts is None or facts.public_key == key.public_key):
+        return
+    if elsewhere:
+        how = KEY_FILES[Path(elsewhere[0]).name]
+        raise DevCertsError(
+            DevCertsCode.KEY_ELSEWHERE,
+            f"{place.id} has a key of another kind: {elsewhere[0]}",
+            hint=f"run again {how} to keep it, or give --new-keys: the pin changes with the key",
+        )
+    if facts is None:
+        return
     if key is None:
         raise DevCertsError(
             DevCertsCode.KEY_LOST,
-            f"{place.certificate} is there, but its key {place.key} is not",
+            f"{place.certificate} is there, but its key {keeper.named(place)} is not",
             hint="put the key back, or give --new-keys: the pin changes with the key",
         )
-    if facts.public_key != key.public_key():
-        raise DevCertsError(
-            DevCertsCode.KEY_MISMATCH,
-            f"{place.key} is not the key of {place.certificate}",
-            hint="put the right key back, or give --new-keys: the pin changes with the key",
-        )
+    raise DevCertsError(
+        DevCertsCode.KEY_MISMATCH,
+        f"{keeper.named(place)} is not the key of {place.certificate}",
+        hint="put the right key back, or give --new-keys: the pin changes with the key",
+    )

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+    from sidecar.devcerts.devices import Device
+
 DEFAULT_TRUST_DOMAIN: Final = "example.org"
 DEFAULT_INSTANCE: Final = "1"
 
@@ -19,17 +21,22 @@ AUTHORITY_CERTIFICATE: Final = "ca.crt"
 AUTHORITY_KEY: Final = "ca.key"
 CERTIFICATE: Final = "tls.crt"
 KEY: Final = "tls.key"
+TPM_KEY: Final = "tls.tpm.pem"
+PKCS11_KEY: Final = "tls.pkcs11.uri"
+
+KEY_FILES: Final = {KEY: "without --key", TPM_KEY: "with --key tpm", PKCS11_KEY: "with --key pkcs11:…"}
+"""Each kind of key has a file of its own in the identity's folder: here, how it is asked for."""
 
 _TAKEN: Final = {
     "agent": {AUTHORITY_CERTIFICATE, AUTHORITY_KEY, "readme.md"},
-    "instance": {CERTIFICATE, KEY},
+    "instance": {CERTIFICATE, *KEY_FILES},
 }
 """Names of files that stand where the folder of an agent or of an instance would."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """The two files of one identity."""
+    """The files of one identity."""
 
     id: SpiffeId
     folder: Path
@@ -41,7 +48,7 @@ class Place:
 
     @property
     def key(self) -> Path:
-        """The private key, PEM, mode 0600."""
+        """The private key of an identity that has it in a file: PEM, mode 0600."""
         return self.folder / KEY
 
 
@@ -53,6 +60,8 @@ class Order:
     trust_domain: TrustDomain
     places: tuple[Place, ...]
     new_keys: bool = False
+    #: None for keys in files.
+    device: Device | None = None
 
     @classmethod
     def parse(
@@ -63,6 +72,7 @@ class Order:
         trust_domain: str = DEFAULT_TRUST_DOMAIN,
         instance: str = DEFAULT_INSTANCE,
         new_keys: bool = False,
+        device: Device | None = None,
     ) -> Order:
         """The order for ``spiffe://<trust domain>/agent/<name>/<instance>`` of each agent; raises DevCertsError."""
         domain = _trust_domain(trust_domain)
@@ -72,7 +82,7 @@ class Order:
             _check_name("agent", name)
             places.append(Place(_identity(domain, name, instance), _folder(directory, name, instance)))
         _check_apart(places)
-        return cls(directory, domain, tuple(places), new_keys)
+        return cls(directory, domain, tuple(places), new_keys, device)
 
 
 def _trust_domain(name: str) -> TrustDomain:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from cryptography import x509
 
-_REMOVE = "it is not one that `sidecar certs init` made: remove it, or use another folder"
+REMOVE: Final = "it is not one that `sidecar certs init` made: remove it, or use another folder"
 
 
 def new_key() -> ec.EllipticCurvePrivateKey:
@@ -50,17 +50,23 @@ def read_key(path: Path, *, replaced: bool = False) -> ec.EllipticCurvePrivateKe
     try:
         pem = software.load(found.data).pem
     except PrivateKeyError as error:
-        raise DevCertsError(DevCertsCode.KEY_INVALID, f"{path} {error}", hint=_REMOVE) from error
-    if found.exposed and not replaced:
+        raise DevCertsError(DevCertsCode.KEY_INVALID, f"{path} {error}", hint=REMOVE) from error
+    if not replaced:
+        demand_closed(path, found)
+    key = load_pem_private_key(pem, password=None)
+    if not isinstance(key, ec.EllipticCurvePrivateKey):  # pragma: no cover - `load` accepts these alone
+        raise TypeError
+    return key
+
+
+def demand_closed(path: Path, found: files.Found) -> None:
+    """Accepts the file of a key that is ours alone; raises DevCertsError."""
+    if found.exposed:
         raise DevCertsError(
             DevCertsCode.KEY_EXPOSED,
             f"{path} is open to others on this machine",
             hint=f"chmod 600 {path}; if others could have read it, make new keys",
         )
-    key = load_pem_private_key(pem, password=None)
-    if not isinstance(key, ec.EllipticCurvePrivateKey):  # pragma: no cover - `load` accepts these alone
-        raise TypeError
-    return key
 
 
 def read_certificate(path: Path) -> Facts | None:
@@ -72,8 +78,8 @@ def read_certificate(path: Path) -> Facts | None:
         blocks = pem_format.blocks(found.data)
         if len(blocks) != 1 or not blocks[0].is_certificate:
             raise DevCertsError(
-                DevCertsCode.CERTIFICATE_INVALID, f"{path} is not the PEM of one certificate", hint=_REMOVE
+                DevCertsCode.CERTIFICATE_INVALID, f"{path} is not the PEM of one certificate", hint=REMOVE
             )
         return Facts.of_der(blocks[0].der())
     except (pem_format.PemError, VerificationError) as error:
-        raise DevCertsError(DevCertsCode.CERTIFICATE_INVALID, f"{path}: {error}", hint=_REMOVE) from error
+        raise DevCertsError(DevCertsCode.CERTIFICATE_INVALID, f"{path}: {error}", hint=REMOVE) from error

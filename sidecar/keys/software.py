@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import StrEnum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_der_private_key
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_der_private_key,
+    load_pem_private_key,
+)
 
 from sidecar.identity import pem as pem_format
-from sidecar.keys.errors import KeyCode, PrivateKeyError
+from sidecar.keys.errors import KeyCode, PrivateKeyError, SignCode, SignError
+from sidecar.keys.protection import Protection
+from sidecar.keys.signer import CURVES
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 
-#: The curves of our own keys: what hardware keys can be, and what a handshake is cheap with.
-CURVES: Final = (ec.SECP256R1, ec.SECP384R1)
+    from sidecar.keys.signer import Hash
 
 #: PKCS#8 (RFC 7468 10), SEC 1 (RFC 5915 4), and the label by which RSA keys are known, for a better message.
 _LABELS: Final = frozenset({"PRIVATE KEY", "EC PRIVATE KEY", "RSA PRIVATE KEY"})
@@ -30,12 +36,6 @@ _OTHERS: Final = (
 )
 
 
-class Protection(StrEnum):
-    """What keeps a private key from being copied."""
-
-    SOFTWARE = "software"
-
-
 @dataclass(frozen=True, slots=True)
 class SoftwareKey:
     """A checked key. ``pem`` is what OpenSSL gets: PKCS#8, unencrypted; it never appears in ``repr``."""
@@ -43,6 +43,36 @@ class SoftwareKey:
     public_key: ec.EllipticCurvePublicKey
     pem: bytes = field(repr=False)
     protection: Protection = Protection.SOFTWARE
+
+    #: Signs in no time: a handshake needs no thread.
+    blocking: ClassVar[bool] = False
+
+    def lend(self, _context: object) -> bytes:
+        """Returns what OpenSSL takes for the private key: the key itself."""
+        return self.pem
+
+    def take_failure(self) -> None:
+        """Returns None: OpenSSL signs by itself."""
+
+
+class SoftwareSigner:
+    """A `sidecar.keys.signer.Signer` with the key in this process: for a signer service, and for what signs beside TLS."""
+
+    protection = Protection.SOFTWARE
+
+    def __init__(self, key: SoftwareKey) -> None:
+        self.public_key = key.public_key
+        self._key: ec.EllipticCurvePrivateKey | None = _parsed(key.pem)
+
+    def sign(self, message: bytes, hash_: Hash) -> bytes:
+        """Signs. Raises SignError after ``close``."""
+        if self._key is None:
+            raise SignError(SignCode.CLOSED, "the key was let go of")
+        return self._key.sign(message, ec.ECDSA(hash_.algorithm))
+
+    def close(self) -> None:
+        """Drops the key."""
+        self._key = None
 
 
 def holds_key(pem: bytes) -> bool:
@@ -80,6 +110,12 @@ def _load_block(block: pem_format.Block) -> ec.EllipticCurvePrivateKey:
             "the private key is encrypted, and there is no way to give a passphrase",
             hint="decrypt it into a file of mode 0600: openssl pkey -in OLD -out NEW",
         )
+    if block.label == "TSS2 PRIVATE KEY":
+        raise PrivateKeyError(
+            KeyCode.UNSUPPORTED,
+            "the file holds a TSS2 PRIVATE KEY, which a TPM wrapped and which that TPM alone can use",
+            hint="name it as what it is: tpm:file=PATH",
+        )
     if block.label not in _LABELS:
         raise _unsupported(f"the file holds a {block.label}")
     try:
@@ -92,6 +128,10 @@ def _load_block(block: pem_format.Block) -> ec.EllipticCurvePrivateKey:
             KeyCode.GARBAGE, f"the private key at line {block.line} cannot be read", hint="write the file anew"
         ) from None
     return _checked(key)
+
+
+def _parsed(pem: bytes) -> ec.EllipticCurvePrivateKey:
+    return _checked(load_pem_private_key(pem, password=None))
 
 
 def _checked(key: PrivateKeyTypes) -> ec.EllipticCurvePrivateKey:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from sidecar.errors import SidecarError
 from sidecar.policy.decision import Permit
-from sidecar.proxy.failure import DialError, ProxyCode
+from sidecar.proxy.failure import DialError, HandshakeQueueError, ProxyCode, SigningLateError
+from sidecar.tls.failure import SigningFailedError
 
 if TYPE_CHECKING:
     from sidecar.proxy.hub import Hub
@@ -74,6 +75,8 @@ def dial_error(error: BaseException, text: str) -> DialError | None:
         return DialError(ProxyCode.UPSTREAM_REFUSED, f"nothing listens on {text}")
     if isinstance(error, socket.gaierror):
         return DialError(ProxyCode.UPSTREAM_NAME, f"the name in {text} cannot be resolved")
+    if isinstance(error, (SigningFailedError, SigningLateError, HandshakeQueueError)):
+        return DialError(ProxyCode.SIGNING, str(error), cause=error.code)
     if isinstance(error, SidecarError):
         return DialError(ProxyCode.UPSTREAM_TLS, str(error), cause=error.code)
     if isinstance(error, ConnectionResetError):

@@ -42,8 +42,11 @@ class ProxyCode(StrEnum):
     # Ourselves.
     LIMIT_CONNECTIONS = "limit_connections"
     LIMIT_HANDSHAKES = "limit_handshakes"
+    LIMIT_HANDSHAKE_QUEUE = "limit_handshake_queue"
     LIMIT_TLS_RECORDS = "limit_tls_records"
     LIMIT_UPSTREAM_CONNECTIONS = "limit_upstream_connections"
+    SIGNING_LATE = "signer_timeout"
+    SIGNING = "signing_failed"
     LOG_FULL = "log_full"
     DRAINING = "draining"
     INTERNAL = "internal"
@@ -65,6 +68,7 @@ STATUS: dict[ProxyCode, int] = {
     ProxyCode.CLIENT_STALLED: 408,
     ProxyCode.HEAD_TIMEOUT: 408,
     ProxyCode.LIMIT_UPSTREAM_CONNECTIONS: 503,
+    ProxyCode.SIGNING: 503,
     ProxyCode.LOG_FULL: 503,
     ProxyCode.DRAINING: 503,
     ProxyCode.INTERNAL: 500,
@@ -92,6 +96,20 @@ class HandshakeOutdatedError(PeerError):
 
     def __init__(self, code: ProxyCode) -> None:
         super().__init__(code, "a reload came during the handshake")
+
+
+class SigningLateError(LocalError):
+    """The device with our private key did not answer within ``sign_timeout``: the handshake is given up."""
+
+    def __init__(self) -> None:
+        super().__init__(ProxyCode.SIGNING_LATE, "the device with our private key did not answer in time")
+
+
+class HandshakeQueueError(LocalError):
+    """Too many handshakes wait for the device with our private key: this one is not begun."""
+
+    def __init__(self) -> None:
+        super().__init__(ProxyCode.LIMIT_HANDSHAKE_QUEUE, "too many handshakes wait for the device with our key")
 
 
 class HandshakeLimitError(PeerError):

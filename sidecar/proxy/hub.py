@@ -6,7 +6,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from sidecar.identity.peer import Role
 from sidecar.proxy.ids import Ids
+from sidecar.threads import Workers
 
 if TYPE_CHECKING:
     import asyncio
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
 SWEEP_SECONDS = 0.25
 #: A request that lives longer than this writes an ``open`` line, in seconds.
 OPEN_SECONDS = 10.0
+#: Threads of each direction that make handshake steps, where a device with our key may take its time. The device does one
+#: thing at a time; the others do what is left of a handshake meanwhile, and one may be lost to a device that hangs.
+STEP_THREADS = 4
 
 
 @dataclass(slots=True)
@@ -45,10 +50,16 @@ class Hub:
     streams: set[Stream] = field(default_factory=set)
     #: Inbound TLS handshakes under way, the oldest first.
     handshaking: dict[TlsStream, None] = field(default_factory=dict)
+    #: Makes the steps of handshakes with a key that is in a device, by our role: neither keeps the other waiting.
+    steps: dict[Role, Workers] = field(init=False)
     #: Open downstream connections by direction.
     open: Counter[str] = field(default_factory=Counter)
     draining: bool = False
     _timer: asyncio.TimerHandle | None = None
+
+    def __post_init__(self) -> None:
+        """Makes the workers; they have no threads until there is work."""
+        self.steps = {role: Workers(f"handshake-{role}", STEP_THREADS, self.limits.handshake_queue) for role in Role}
 
     @property
     def handshakes(self) -> int:
@@ -72,6 +83,10 @@ class Hub:
         due = [s for s in self.streams if s.read_deadline <= now or s.write_deadline <= now]
         for stream in due:
             stream.expire(now)
+        for workers in self.steps.values():
+            workers.limit = self.limits.handshake_queue
+            for job in workers.late(self.limits.sign_timeout):
+                job.tell_late()
         long_lived = [c for c in self.connections if c.started + OPEN_SECONDS <= now]
         for connection in long_lived:
             connection.note_long_lived()

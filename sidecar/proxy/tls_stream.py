@@ -7,9 +7,16 @@ from typing import TYPE_CHECKING
 
 from sidecar.errors import SidecarError
 from sidecar.identity.peer import Role
-from sidecar.proxy.failure import HandshakeLimitError, HandshakeTimeoutError, ProxyCode
+from sidecar.proxy.failure import (
+    HandshakeLimitError,
+    HandshakeQueueError,
+    HandshakeTimeoutError,
+    ProxyCode,
+    SigningLateError,
+)
 from sidecar.proxy.stream import NEVER, Expiry, State, Stream
-from sidecar.tls.failure import TlsError
+from sidecar.threads import Job
+from sidecar.tls.failure import SigningFailedError, TlsError
 
 if TYPE_CHECKING:
     from sidecar.proxy.hub import Hub
@@ -59,6 +66,10 @@ class TlsStream(Stream):
         self._begun = 0.0
         self._shaking = False  # the handshake is under way; ours to count down when it ends, however it ends
         self._told_end = False
+        #: The step that a thread is at, where our key is in a device; nobody else touches the engine meanwhile.
+        self._job: Job[None] | None = None
+        self._more = False  # something came during that step
+        self._stepping = False  # at least one such step was made
 
     # -- what the event loop calls ----------------------------------------------------------------------------------
 
@@ -82,7 +93,10 @@ class TlsStream(Stream):
         self._peer_done = True
         if self.state is _OPENING:
             self.engine.receive_eof()
-            self._step()
+            if self._hopeless:
+                self._refuse(self.engine.cut_short())
+            else:
+                self._step()
         elif self.state is _OPEN:
             self.engine.receive_eof()
             self._read()
@@ -95,7 +109,10 @@ class TlsStream(Stream):
         if self.state is _OPENING and self._shaking:
             # Reset by the peer in the middle of its handshake: refused like one that ended politely.
             self.engine.receive_eof()
-            self._step()
+            if self.context.blocking:
+                self._refuse(self.engine.cut_short())
+            else:
+                self._step()
         self._shaken("closed")
         super().connection_lost(exc)
 
@@ -128,7 +145,8 @@ class TlsStream(Stream):
             self._take_place()
         self._begun = self.hub.clock.monotonic()
         self.read_deadline = self._begun + self._limit
-        self._step()
+        # The first step needs no signature: a caller has said nothing yet, and our own ClientHello is signed by nobody.
+        self._stepped()
 
     def give_way(self) -> None:
         """Ends a handshake for another one's sake."""
@@ -145,6 +163,48 @@ class TlsStream(Stream):
         waiting[self] = None
 
     def _step(self) -> None:
+        """Goes on with the handshake: here, or in a thread where a device with our key may take its time."""
+        if not self.context.blocking:
+            self._stepped()
+        elif self._job is not None:
+            self._more = True
+        else:
+            self._job = Job(self.engine.work, self._worked, late=self._late)
+            # A signature that was made is not thrown away: only what has cost nothing yet is turned away.
+            if not self.hub.steps[self.context.role].submit(self._job, bounded=not self._answered):
+                self.hub.metrics.limit_hits_total.labels("handshake_queue").inc()
+                self._refuse(HandshakeQueueError())
+                self.abort()
+
+    @property
+    def _answered(self) -> bool:
+        """Whether a step has come as far as to cost something: a caller's hello was answered, or we have a server's."""
+        return self._stepping and (self.context.role is Role.CLIENT or self.engine.handshake_bytes_out > 0)
+
+    @property
+    def _hopeless(self) -> bool:
+        """Whether a caller that has ended did so before it got anything from us: it can never answer that, so we spare it.
+
+        RFC 8446 2: a client's Finished comes after the server's.
+        """
+        waits = self._job is not None and self.context.role is Role.SERVER
+        return waits and not self.engine.handshake_bytes_out
+
+    def _worked(self, _: object) -> None:
+        """A thread has made its step, and lets go of the engine."""
+        self._job = None
+        self._stepping = True
+        more, self._more = self._more, False
+        if self.state is _OPENING:
+            self._stepped()
+            if more and self.state is _OPENING:
+                self._step()
+
+    def _late(self) -> None:
+        """The device with our key does not answer: the thread is lost until it does, the peer need not wait."""
+        self._refuse(SigningLateError())
+
+    def _stepped(self) -> None:
         try:
             done = self.engine.handshake(self.hub.clock.wall())
         except SidecarError as error:
@@ -163,7 +223,7 @@ class TlsStream(Stream):
 
     def _refuse(self, error: SidecarError) -> None:
         """Ends a handshake: an alert of OpenSSL's is flushed, a refusal of our own sends nothing more."""
-        if isinstance(error, TlsError) and error.alert_sent:
+        if isinstance(error, (TlsError, SigningFailedError)) and error.alert_sent:
             self._send_records()
         self._shaken(str(error.code))
         self.user.failed(error)
@@ -174,6 +234,9 @@ class TlsStream(Stream):
         if not self._shaking:
             return
         self._shaking = False
+        if self._job is not None:
+            self._job.given_up = True
+            self._job = None
         self.hub.handshaking.pop(self, None)
         metrics = self.hub.metrics
         engine = self.engine

@@ -169,6 +169,12 @@ class Metrics:
         self.sign_duration_seconds = histogram(
             "sign_duration_seconds", "Signatures with our own key.", SIGN_SECONDS, "protection"
         )
+        self.sign_failures_total = counter(
+            "sign_failures_total", "Signatures with our own key that could not be had.", "protection", "code"
+        )
+        self.handshake_queue = gauge(
+            "handshake_queue", "Handshake steps that wait for a thread, where our key is in a device.", "role"
+        )
         self.certificate_expiry_timestamp_seconds = gauge(
             "certificate_expiry_timestamp_seconds", "When our own certificate expires, in seconds since the epoch."
         ).labels()

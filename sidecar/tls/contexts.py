@@ -23,7 +23,7 @@ import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from sidecar.errors import ConfigurationError, LocalError
 from sidecar.identity.peer import Peer, Role
@@ -31,7 +31,7 @@ from sidecar.identity.verify import verify
 from sidecar.tls.chain import presented_chain
 from sidecar.tls.failure import TlsCode, TlsError, reason_of
 from sidecar.tls.handover import path_holding
-from sidecar.tls.memory import PeerMemory, SessionStore
+from sidecar.tls.memory import SESSION_KEYS, PeerMemory, SessionStore
 
 if TYPE_CHECKING:
     from sidecar.identity.bundle import Bundles
@@ -62,15 +62,29 @@ class ContextError(ConfigurationError):
     """OpenSSL does not take what the configuration gives it. Messages never hold any part of a key."""
 
 
+class PrivateKey(Protocol):
+    """Our own private key as a context needs it: itself, or something that can use it (`sidecar.keys.openssl`)."""
+
+    @property
+    def blocking(self) -> bool:
+        """Whether a handshake step that signs may take long, and belongs into a thread."""
+
+    def lend(self, context: object, /) -> bytes:
+        """Returns unencrypted PEM that OpenSSL takes for the key, good for as long as ``context`` lives."""
+
+    def take_failure(self) -> BaseException | None:
+        """Returns, once, why the last signature in this thread failed; None if it did not."""
+
+
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """Our own identity as bytes that were read and checked once.
+    """Our own identity, read and checked once.
 
-    ``certificate_pem``: the chain, leaf first. ``key_pem``: the leaf's private key, unencrypted.
+    ``certificate_pem``: the chain, leaf first. ``key``: the leaf's private key.
     """
 
     certificate_pem: bytes
-    key_pem: bytes
+    key: PrivateKey
 
     def __repr__(self) -> str:
         return "Credentials(…)"
@@ -85,14 +99,18 @@ class Recipe:
     bundles: Bundles
     alpn: tuple[str, ...]
     expect: Expectation | None = None
+    resumption: bool = True
 
 
-def server_context(credentials: Credentials, bundles: Bundles, alpn: tuple[str, ...] = HTTP_ALPN) -> TlsContext:
+def server_context(
+    credentials: Credentials, bundles: Bundles, alpn: tuple[str, ...] = HTTP_ALPN, *, resumption: bool = True
+) -> TlsContext:
     """Makes a listener's context: OpenSSL trusts the union of all bundles, ``prove`` the leaf's own domain alone.
 
-    Raises ContextError, or LocalError where the machine cannot hold the credentials in memory.
+    Without ``resumption`` it gives no ticket and takes none. Raises ContextError, or LocalError where the machine cannot
+    hold the credentials in memory.
     """
-    return TlsContext(Recipe(Role.SERVER, credentials, dict(bundles), alpn))
+    return TlsContext(Recipe(Role.SERVER, credentials, dict(bundles), alpn, resumption=resumption))
 
 
 def client_context(
@@ -101,29 +119,36 @@ def client_context(
     trust_domain: TrustDomain,
     expect: Expectation,
     alpn: tuple[str, ...] = HTTP_ALPN,
+    *,
+    resumption: bool = True,
 ) -> TlsContext:
     """Makes an outbound entry's context, which trusts the bundle of the peer's trust domain and no other.
 
     ``expect`` is called with every proven peer, on full and on resumed handshakes, and raises where the name or the key
-    is not the one that was asked for. Raises as ``server_context``.
+    is not the one that was asked for. Without ``resumption`` no session is kept. Raises as ``server_context``.
     """
     bundle = bundles.get(trust_domain)
-    return TlsContext(Recipe(Role.CLIENT, credentials, {trust_domain: bundle} if bundle else {}, alpn, expect))
+    bundles = {trust_domain: bundle} if bundle else {}
+    return TlsContext(Recipe(Role.CLIENT, credentials, bundles, alpn, expect, resumption))
 
 
 class TlsContext:
     """An ``ssl.SSLContext`` with our role and with what was learnt through it.
 
-    ``role`` is our own; ``sessions`` is the store of a client's sessions, which its owner fills and empties.
+    ``role`` is our own; ``sessions`` is the store of a client's sessions, which its owner fills and empties. ``blocking``
+    says that a handshake step may wait for the device with our key, and is to be made in a thread.
     """
 
-    __slots__ = ("_memory", "_recipe", "role", "sessions", "sslcontext")
+    __slots__ = ("_memory", "_recipe", "blocking", "role", "sessions", "sslcontext", "take_failure")
 
     def __init__(self, recipe: Recipe) -> None:
         self._recipe = recipe
         self._memory = PeerMemory()
         self.role = recipe.role
-        self.sessions = SessionStore()
+        self.sessions = SessionStore(keys=SESSION_KEYS if recipe.resumption else 0)
+        self.blocking = recipe.credentials.key.blocking
+        #: Why the last signature in this thread failed, once.
+        self.take_failure = recipe.credentials.key.take_failure
         self.sslcontext = _ssl_context(recipe)
 
     @property
@@ -183,7 +208,7 @@ def _ssl_context(recipe: Recipe) -> _SSLContext:
     if recipe.alpn:
         context.set_alpn_protocols(list(recipe.alpn))
     if server:
-        context.num_tickets = TICKETS
+        context.num_tickets = TICKETS if recipe.resumption else 0
     _trust(context, recipe.bundles)
     _present(context, recipe.credentials)
     return context
@@ -208,7 +233,8 @@ def _trust(context: _SSLContext, bundles: Bundles) -> None:
 
 def _present(context: _SSLContext, credentials: Credentials) -> None:
     try:
-        with path_holding(credentials.certificate_pem) as certificate, path_holding(credentials.key_pem) as key:
+        pem = credentials.key.lend(context)
+        with path_holding(credentials.certificate_pem) as certificate, path_holding(pem) as key:
             # Without a password OpenSSL would ask for one on the terminal and stop the process.
             context.load_cert_chain(certificate, key, password="")
     except ssl.SSLError as error:

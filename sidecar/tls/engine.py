@@ -40,8 +40,11 @@ bytes ended *without* one is never asked of OpenSSL: ``receive_eof`` tells us, a
 the rest waits in ``_held`` or ``_ready``. A peer may send ``HANDSHAKE_BYTES`` before its handshake has to be finished.
 
 **Ownership.** While a handshake step runs nobody else may touch the SSLObject or its BIOs, so that the step can run in
-another thread. For that ``handshake`` is the only method that feeds or steps a connection in its handshake, and in that
-state ``receive`` and ``receive_eof`` only put things aside. ``to_send`` is not for the time of a step.
+another thread, where a device with our key may take its time. For that ``work`` (and ``handshake``, where nobody has called
+it) is the only method that feeds or steps a connection in its handshake, and in that state ``receive`` and ``receive_eof``
+only put things aside. ``to_send`` and ``handshake`` are not for the time of a step: the owner calls ``work`` in the thread,
+and when it has returned ``handshake`` in its own, which takes over what came of it. So peers are proven, and every state
+but that of OpenSSL changes, in one thread.
 """
 
 from __future__ import annotations
@@ -52,7 +55,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, NoReturn
 
 from sidecar.identity.peer import Peer, Role
-from sidecar.tls.failure import TlsCode, TlsError, code_of, is_alert, reason_of
+from sidecar.tls.failure import SigningFailedError, TlsCode, TlsError, code_of, is_alert, reason_of
 from sidecar.tls.hello import HELLO_BYTES, server_name
 
 if TYPE_CHECKING:
@@ -146,7 +149,9 @@ class TlsEngine:
         "_received",
         "_session_id",
         "_unread",
+        "_unsigned",
         "_wire_ended",
+        "_worked",
         "_write",
         "ended",
         "eof",
@@ -197,7 +202,11 @@ class TlsEngine:
         self._ready = b""
         #: Decrypted bytes that ``read`` has not returned yet.
         self._unread = b""
-        self._failure: TlsError | None = None
+        self._failure: TlsError | SigningFailedError | None = None
+        #: What came of ``work``, until ``handshake`` takes it: whether OpenSSL is done, or what it or a limit objects to.
+        self._worked: bool | Exception | None = None
+        #: Why our own key did not sign, where that is what OpenSSL objects to.
+        self._unsigned: BaseException | None = None
         self._wire_ended = False
         #: The receiving side is open and nothing is held: bytes may go straight to OpenSSL. The only test on the hot path.
         self._flowing = False
@@ -249,8 +258,9 @@ class TlsEngine:
     def handshake(self, now: float) -> bool:
         """Goes on with the handshake; True when it is done and the peer is proven (``peer`` is set), also later.
 
-        ``now`` is the wall clock in seconds since the epoch. Raises TlsError or VerificationError, or what the
-        context's expectation raises; the connection is FAILED then, and ``to_send()`` holds the alert or nothing.
+        ``now`` is the wall clock in seconds since the epoch. Raises TlsError or VerificationError, SigningFailedError
+        where our own key did not sign, or what the context's expectation raises; the connection is FAILED then, and
+        ``to_send()`` holds the alert or nothing.
         """
         if self.state is State.FAILED:
             msg = "handshake() on a connection that has failed"
@@ -258,9 +268,8 @@ class TlsEngine:
         if self.state is not State.HANDSHAKE:
             return True
         try:
-            while not self._step():
-                if not self._held:
-                    return False
+            if not self._take_work():
+                return False
             self.resumed = bool(self._object.session_reused)
             self.peer = self._context.prove(self._object, now)
         except ssl.SSLError as error:
@@ -272,12 +281,35 @@ class TlsEngine:
         self._write = self._raw.write
         return True
 
+    def work(self) -> None:
+        """Makes OpenSSL's part of the next step, for ``handshake`` to take over. In any thread; never raises."""
+        try:
+            self._worked = self._advance()
+        except Exception as error:  # noqa: BLE001 - raised by ``handshake``
+            self._worked = error
+
+    def _take_work(self) -> bool:
+        worked, self._worked = self._worked, None
+        if worked is None:
+            return self._advance()
+        if isinstance(worked, Exception):
+            raise worked
+        return worked
+
+    def _advance(self) -> bool:
+        """Lets OpenSSL work on everything that was received; True when its handshake is done."""
+        while not self._step():
+            if not self._held:
+                return False
+        return True
+
     def _step(self) -> bool:
         """Feeds what may be fed and lets OpenSSL work on it once; True when its handshake is done."""
         if self._overflow:
             raise TlsError(TlsCode.HANDSHAKE_TOO_LARGE, f"more than {HELD_BYTES} bytes arrived during one step")
         self._feed()
         before = self.outgoing.pending
+        self._context.take_failure()  # of another connection's step in this thread
         try:
             self._object.do_handshake()
         except ssl.SSLWantReadError:
@@ -286,8 +318,11 @@ class TlsEngine:
                     TlsCode.HANDSHAKE_TOO_LARGE, f"the handshake is not finished after {HANDSHAKE_BYTES} bytes"
                 ) from None
             if self._wire_ended and not self._held:
-                raise self._cut_short() from None
+                raise self.cut_short() from None
             return False
+        except ssl.SSLError:
+            self._unsigned = self._context.take_failure()
+            raise
         finally:
             written = self.outgoing.pending - before
             self.handshake_bytes_in = self._fed
@@ -298,7 +333,8 @@ class TlsEngine:
                 self._hello = None
         return True
 
-    def _cut_short(self) -> TlsError:
+    def cut_short(self) -> TlsError:
+        """Says what it means that the peer's bytes have ended in the handshake; touches nothing."""
         if not self._fed:
             return TlsError(TlsCode.CLOSED_BEFORE_HELLO, "the peer closed without sending a byte")
         return TlsError(TlsCode.HANDSHAKE_TRUNCATED, "the peer closed in the middle of the handshake")
@@ -470,7 +506,7 @@ class TlsEngine:
         self._flowing = False
         self._held.clear()
 
-    def _openssl_refused(self, error: ssl.SSLError) -> TlsError:
+    def _openssl_refused(self, error: ssl.SSLError) -> TlsError | SigningFailedError:
         """The connection has failed by OpenSSL's verdict: lets its alert pass, if there is one."""
         in_handshake = self.state is State.HANDSHAKE
         code = code_of(error)
@@ -482,6 +518,8 @@ class TlsEngine:
             self.outgoing.read()  # our certificate: nobody at the other end is proven yet
         alert = not is_alert(code) and self.outgoing.pending > 0
         self._fail()
+        if self._unsigned is not None:
+            return SigningFailedError.of(self._unsigned, alert_sent=alert)
         where = "the TLS handshake failed" if in_handshake else "the TLS connection failed"
         detail = getattr(error, "verify_message", "") or reason_of(error) or error.strerror or "no reason given"
         return TlsError(code, f"{where}: {detail}", alert_sent=alert)

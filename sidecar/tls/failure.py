@@ -11,7 +11,7 @@ from __future__ import annotations
 import ssl
 from enum import StrEnum
 
-from sidecar.errors import PeerError
+from sidecar.errors import LocalError, PeerError, SidecarError
 
 
 class TlsCode(StrEnum):
@@ -96,6 +96,28 @@ class TlsError(PeerError):
     def __init__(self, code: TlsCode, message: str, *, alert_sent: bool = False, hint: str = "") -> None:
         super().__init__(code, message, hint=hint or HINTS.get(code, ""))
         self.alert_sent = alert_sent
+
+
+class SigningCode(StrEnum):
+    """Where whatever holds our key gives no reason of its own."""
+
+    FAILED = "signing_failed"
+
+
+class SigningFailedError(LocalError):
+    """A handshake failed since our own key did not sign. ``code`` says why; ``alert_sent`` is as in `TlsError`."""
+
+    def __init__(self, code: StrEnum, message: str, *, alert_sent: bool, hint: str = "") -> None:
+        super().__init__(code, message, hint=hint)
+        self.alert_sent = alert_sent
+
+    @classmethod
+    def of(cls, cause: BaseException, *, alert_sent: bool) -> SigningFailedError:
+        """Names a failed signature by its cause; one that is no error of ours by its kind alone."""
+        if isinstance(cause, SidecarError):
+            return cls(cause.code, f"our key did not sign: {cause}", alert_sent=alert_sent, hint=cause.hint)
+        kind = type(cause).__name__
+        return cls(SigningCode.FAILED, f"our key did not sign: unexpected {kind}", alert_sent=alert_sent)
 
 
 #: What to change, where the code alone tells it.

@@ -102,8 +102,11 @@ class SessionStore:
         return sum(map(len, self._sessions.values()))
 
     def put(self, key: Hashable, session: ssl.SSLSession | None) -> None:
-        """Keeps a session; the oldest of its key, or of the key that was used least recently, makes room. None is nothing."""
-        if session is None:
+        """Keeps a session; the oldest of its key, or of the key that was used least recently, makes room. None is nothing.
+
+        A store for no keys keeps none.
+        """
+        if session is None or not self._keys:
             return
         self._sessions.setdefault(key, deque(maxlen=self._per_key)).append(session)
         self._sessions.move_to_end(key)

@@ -38,8 +38,8 @@ def file_on_the_page(name: str) -> str:
     return found[1]
 
 
-def commands_on_the_page() -> list[str]:
-    section = README.split("## By hand")[1].split("## Operating")[0]
+def commands_on_the_page(title: str = "By hand") -> list[str]:
+    section = README.split(f"\n## {title}\n")[1].split("\n## ")[0]
     blocks = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
     return [line for block in blocks for line in block.splitlines()]
 
@@ -52,6 +52,20 @@ def test_what_the_readme_says_by_hand_works(tmp_path: Path) -> None:
     assert any('"ready": true' in output for output in outputs)
     counted = 'requests_total{decision="allow",direction="inbound",listener="tools",status_class="2xx"} 1.0'
     assert counted in outputs[-1]
+
+
+@pytest.mark.needs("swtpm", "tpm2-pytss")
+def test_what_the_readme_says_of_keys_works(tmp_path: Path) -> None:
+    from tests.support.swtpm import Swtpm
+
+    (command,) = commands_on_the_page("Keys that cannot be copied")
+    with Swtpm() as tpm:
+        place = f"tpm:file=tools.tpm.pem;tcti={tpm.tcti}"
+        line = command.replace(".venv/bin/sidecar", SIDECAR).replace("tpm:file=tools.tpm.pem", shlex.quote(place))
+        done = subprocess.run(["sh", "-c", line], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr
+    assert "sha256:" in done.stdout
+    assert (tmp_path / "tools.csr").read_text().startswith("-----BEGIN CERTIFICATE REQUEST-----")
 
 
 def follow(folder: Path, ports: dict[str, int]) -> list[str]:
@@ -127,7 +141,7 @@ def steady(text: str) -> list[str]:
     return [line.rstrip() for line in text.strip().splitlines()]
 
 
-@pytest.mark.needs("mcp")
+@pytest.mark.needs("mcp", "swtpm", "tpm2-pytss")
 def test_the_demo_prints_what_the_readme_shows() -> None:
     shown = re.search(r"```text\n(.*?)```", README, re.DOTALL)
     assert shown is not None

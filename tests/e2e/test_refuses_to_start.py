@@ -85,8 +85,16 @@ def plaintext_forward(site: Site, tools: Sidecar) -> None:
     tools.config["inbound"][0]["forward"] = "http://192.0.2.1:8080"
 
 
-def not_served(site: Site, tools: Sidecar) -> None:
+def bad_key_place(site: Site, tools: Sidecar) -> None:
     tools.config["identity"]["key"] = "tpm:0x81000001"
+
+
+def pin_in_the_file(site: Site, tools: Sidecar) -> None:
+    tools.config["identity"]["key"] = "pkcs11:object=k?module-path=x.so&pin-value=1234"
+
+
+def not_served(site: Site, tools: Sidecar) -> None:
+    tools.config["workers"] = 4
 
 
 #: what is damaged, and what the message must name
@@ -106,7 +114,9 @@ DEFECTS: dict[str, tuple[Damage, str]] = {
     "trust domain wild": (wild_domain, "inbound[0].allow[0].caller"),
     "plaintext off loopback": (plaintext_listen, "unsafe_plaintext_listen"),
     "forward off this machine": (plaintext_forward, "unsafe_plaintext_forward"),
-    "key kind not served yet": (not_served, "identity.key"),
+    "key place that is none": (bad_key_place, "identity.key"),
+    "threat_60 PIN in the configuration": (pin_in_the_file, "identity.key"),
+    "key not served yet": (not_served, "workers: not served yet"),
 }
 
 

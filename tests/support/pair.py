@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from sidecar.app.build import http_limits
 from sidecar.clock import Clock
 from sidecar.identity.pattern import IdPattern
+from sidecar.keys import software
 from sidecar.limits import Limits
 from sidecar.policy.routes import ConnectionRoute, Route, RouteTable, listen_hosts
 from sidecar.policy.rules import Rule
@@ -256,7 +257,7 @@ def rule(caller: str = "spiffe://example.org/agent/planner/*", **parts: Any) -> 
 
 
 def credentials(identity: Identity) -> Credentials:
-    return Credentials(identity.chain_pem, identity.key_pem)
+    return Credentials(identity.chain_pem, software.load(identity.key_pem))
 
 
 def own(identity: Identity) -> Own:

@@ -17,6 +17,8 @@ from OpenSSL import SSL, crypto
 
 from sidecar.clock import Clock
 from sidecar.errors import SidecarError
+from sidecar.keys import software
+from sidecar.keys.software import SoftwareKey
 from sidecar.tls.contexts import Credentials, client_context, server_context
 from sidecar.tls.engine import State, TlsEngine
 from sidecar.tls.handover import path_holding
@@ -46,7 +48,7 @@ ILLEGAL_PARAMETER, UNKNOWN_CA, DECRYPT_ERROR, PROTOCOL_VERSION, CERTIFICATE_REQU
 
 
 def credentials(identity: Identity) -> Credentials:
-    return Credentials(identity.chain_pem, identity.key_pem)
+    return Credentials(identity.chain_pem, software.load(identity.key_pem))
 
 
 def anybody(_peer: Peer) -> None:
@@ -125,9 +127,9 @@ class Ours:
 class Stdlib:
     """A peer made of a bare ``ssl.SSLContext``, for what our contexts cannot be."""
 
-    def __init__(self, context: SSLContext, *, server: bool) -> None:
+    def __init__(self, context: SSLContext, *, server: bool, name: str | None = None) -> None:
         self._incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self.object = context.wrap_bio(self._incoming, self.outgoing, server_side=server)
+        self.object = context.wrap_bio(self._incoming, self.outgoing, server_side=server, server_hostname=name)
         self.plain = b""
         self.error: ssl.SSLError | None = None
         self.done = self.eof = False
@@ -286,7 +288,7 @@ def stolen_identity(certificate_of: Identity, impostor: ec.EllipticCurvePrivateK
     number = impostor.private_numbers().private_value.to_bytes(32, "big")
     contents = tlv(2, b"\1") + tlv(4, number) + tlv(0xA0, prime256v1) + tlv(0xA1, tlv(3, b"\0" + point))
     pem = ssl.DER_cert_to_PEM_cert(tlv(0x30, contents)).replace("CERTIFICATE", "EC PRIVATE KEY")
-    return Credentials(certificate_of.chain_pem, pem.encode())
+    return Credentials(certificate_of.chain_pem, SoftwareKey(certificate_of.leaf.public_key(), pem.encode()))
 
 
 def key_update(end: Ours) -> None:

@@ -17,11 +17,16 @@ from sidecar.cli import main
 from sidecar.cli.check import summary
 from sidecar.clock import Clock
 from sidecar.config.effective import policy_version
-from tests.support.ca import DAY, HOUR, Ca, Identity
+from sidecar.keys.tpm import public
+from sidecar.keys.tpm.public import Attribute
+from sidecar.keys.tpm.tss2 import OWNER, Wrapped
+from tests.support.ca import DAY, HOUR, Ca, Identity, keypair
 from tests.support.configuration import OTHER_PIN, PIN, VALID, Workspace, edit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from cryptography.hazmat.primitives.asymmetric import ec
 
 ALLOW = VALID[VALID.index("    allow:") : VALID.index("outbound:")]
 
@@ -132,6 +137,70 @@ def test_what_is_unsafe_is_said(workspace: Workspace) -> None:
     start = found.index("  unsafe    inbound in: requests cross the network to 10.0.0.5:8080 in clear")
     assert found[start + 1] == "            outbound out: whoever reaches 0.0.0.0:14001 speaks with our identity"
     assert "            health and metrics can be read from the network" in found
+
+
+NOWHERE = "swtpm:path=/no/such/socket"
+
+
+def pin_file(workspace: Workspace) -> None:
+    path = workspace.folder / "pin"
+    path.touch(mode=0o600)
+    path.write_text("1234\n")
+
+
+@pytest.mark.parametrize(
+    ("key", "protection", "device"),
+    [
+        (f"tpm:handle=0x81000002;tcti={NOWHERE};pin-source=file:pin", "tpm", "TPM"),
+        ("pkcs11:object=x?module-path=module.so&pin-source=file:pin", "hsm", "token"),
+        ("signer:unix:absent.sock", "remote", "signer service"),
+    ],
+)
+def test_a_key_that_no_file_shows(workspace: Workspace, key: str, protection: str, device: str) -> None:
+    pin_file(workspace)
+    (workspace.folder / "module.so").write_text("never loaded")
+    found = lines(workspace, edit("key: planner.key", f'key: "{key}"'))
+    assert f"            pin {workspace.identity.pin}, key protection {protection}" in found
+    assert found[-1] == f"            no {device} was opened: `run` sees whether its key is the certificate's"
+    assert "  unsafe    nothing" in found
+    assert not any("software key" in line for line in found)
+
+
+def test_a_wrapped_key_is_compared_at_once(workspace: Workspace) -> None:
+    wrap(workspace)
+    found = lines(workspace, edit("key: planner.key", f'key: "tpm:file=planner.tpm.pem;tcti={NOWHERE}"'))
+    assert f"            pin {workspace.identity.pin}, key protection tpm" in found
+    assert not any("was opened" in line or "software key" in line for line in found)
+    foreign = keypair("foreign").public_key()
+    wrap(workspace, foreign)
+    assert "planner.tpm.pem" in workspace.fault(edit("key: planner.key", 'key: "tpm:file=planner.tpm.pem"')).message
+
+
+@pytest.mark.parametrize(
+    "key", ["tpm:handle=0x81000002;unsafe-copyable=true", "pkcs11:object=x?module-path=module.so&unsafe-copyable=true"]
+)
+def test_a_key_that_may_be_copied_is_unsafe(workspace: Workspace, key: str) -> None:
+    (workspace.folder / "module.so").write_text("never loaded")
+    found = lines(workspace, edit("key: planner.key", f'key: "{key}"'))
+    assert f"            pin {workspace.identity.pin}, key protection software" in found
+    assert (
+        "  unsafe    identity: a key that can be copied out of its device is taken all the same (unsafe-copyable)"
+        in found
+    )
+
+
+def wrap(workspace: Workspace, key: ec.EllipticCurvePublicKey | None = None) -> None:
+    """Writes a wrapped key with that public half, as far as anybody sees who has no TPM."""
+    numbers = (key or workspace.identity.key.public_key()).public_numbers()
+    point = b"".join(b"\0\x20" + number.to_bytes(32) for number in (numbers.x, numbers.y))
+    # TPMT_PUBLIC: ECC, SHA-256, attributes, no policy, no symmetric, no scheme, NIST P-256, no KDF (part 2, 12.2.4).
+    attributes = Attribute.SIGN | Attribute.USER_WITH_AUTH | Attribute.NO_DA
+    attributes |= Attribute.FIXED_TPM | Attribute.FIXED_PARENT | Attribute.SENSITIVE_DATA_ORIGIN
+    area = bytes.fromhex("0023 000b") + attributes.to_bytes(4) + bytes.fromhex("0000 0010 0010 0003 0010") + point
+    wrapped = Wrapped(public.parse(len(area).to_bytes(2) + area), OWNER, True, b"\0\x01x")
+    path = workspace.folder / "planner.tpm.pem"
+    path.touch(mode=0o600)
+    path.write_bytes(wrapped.pem())
 
 
 def test_a_flag_that_is_not_needed_is_not_unsafe(workspace: Workspace) -> None:

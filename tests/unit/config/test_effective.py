@@ -31,6 +31,7 @@ def test_everything_is_there_with_its_defaults(workspace: Workspace) -> None:
                     "paths": ["/mcp", "/tools/**"],
                 }
             ],
+            "resumption": "allow",
         }
     ]
     assert shown["outbound"] == [
@@ -45,8 +46,10 @@ def test_everything_is_there_with_its_defaults(workspace: Workspace) -> None:
             "server_name": "tools.example.org",
             "host": None,
             "origins": [],
+            "resumption": "allow",
         }
     ]
+    assert shown["resumption"] == "allow"
     assert shown["admin"] == {"listen": f"unix:{folder}/admin.sock", "uids": []}
     assert shown["health"] == {"listen": "127.0.0.1:14021"}
     assert (shown["access_log"], shown["log_full"], shown["drain_timeout"]) == ("stdout", "drop", "30s")
@@ -54,6 +57,28 @@ def test_everything_is_there_with_its_defaults(workspace: Workspace) -> None:
     assert shown["limits"]["min_rate"] == "240B"
     assert shown["limits"]["idle_timeout"] == "1m"
     assert shown["limits"]["connections"] == 4096
+
+
+def test_resumption_of_the_file_holds_for_entries_that_say_nothing(workspace: Workspace) -> None:
+    config = workspace.load(
+        edit("    hosts:", "    resumption: allow\n    hosts:", VALID + "resumption: never\n")
+    ).config
+    shown = effective(config)
+    assert shown["resumption"] == shown["inbound"][0]["resumption"] == "never"
+    assert shown["outbound"][0]["resumption"] == "allow"
+
+
+def test_a_key_in_a_device_is_shown_by_its_place_and_never_with_a_pin(workspace: Workspace) -> None:
+    (workspace.folder / "pin").write_text("1234")
+    (workspace.folder / "pin").chmod(0o600)
+    (workspace.folder / "module.so").write_text("")
+    key = "pkcs11:token=t;object=k?module-path=module.so&pin-source=file:pin"
+    shown = effective(workspace.load(edit("planner.key", f'"{key}"')).config)
+    folder = workspace.folder
+    assert shown["identity"]["key"] == (
+        f"pkcs11:token=t;object=k;type=private?module-path={folder}/module.so&pin-source=file:{folder}/pin"
+    )
+    assert "1234" not in json.dumps(shown)
 
 
 def test_what_is_not_set_is_shown_so(workspace: Workspace) -> None:

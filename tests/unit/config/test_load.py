@@ -164,7 +164,7 @@ def test_threat_24_a_certificate_that_is_renewed_before_its_key(workspace: Works
     assert fault.code is CertificateCode.KEY_MISMATCH
     renewed.write(workspace.folder, "planner")
     after = workspace.load()
-    assert after.material.key_pem != before.material.key_pem
+    assert after.material.key.secrets.pem != before.material.key.secrets.pem
 
 
 # --- nothing makes it raise

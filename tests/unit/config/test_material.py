@@ -9,12 +9,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
 
 from sidecar.config.faults import ConfigCode, Refused
-from sidecar.config.material import check_key_file
+from sidecar.config.key_material import check_key_file
 from sidecar.identity.bundle import BundleCode
 from sidecar.identity.spiffe import TrustDomain
 from sidecar.identity.svid import CertificateCode
 from sidecar.keys.errors import KeyCode
-from sidecar.keys.software import Protection
+from sidecar.keys.protection import Protection
 from tests.support.ca import (
     CLIENT_AUTH,
     DAY,
@@ -54,7 +54,7 @@ def test_the_material_is_what_was_read(workspace: Workspace) -> None:
     material = workspace.load().material
     assert str(material.svid.id) == "spiffe://example.org/agent/planner/1"
     assert material.chain_pem == workspace.identity.chain_pem
-    assert material.key_pem == workspace.identity.key_pem
+    assert material.key.secrets.pem == workspace.identity.key_pem
     assert set(material.bundles) == {TrustDomain("example.org")}
     assert material.protection is Protection.SOFTWARE
 
@@ -63,7 +63,7 @@ def test_the_material_is_what_was_read(workspace: Workspace) -> None:
 def test_threat_60_the_key_is_in_no_repr(workspace: Workspace) -> None:
     loaded = workspace.load()
     body = workspace.identity.key_pem.splitlines()[1].decode()
-    assert body.encode() in loaded.material.key_pem
+    assert body.encode() in loaded.material.key.secrets.pem
     assert body not in repr(loaded)
     assert "PRIVATE" not in repr(loaded)
 
@@ -87,7 +87,7 @@ def test_one_file_with_key_and_chain_named_twice(workspace: Workspace, order: st
     path.write_bytes(b"".join(blocks))
     material = workspace.load(edit("planner.crt", "all.pem", edit("planner.key", "all.pem"))).material
     assert material.chain_pem == identity.chain_pem
-    assert material.key_pem == identity.key_pem
+    assert material.key.secrets.pem == identity.key_pem
 
 
 def test_p384(workspace: Workspace) -> None:

@@ -19,10 +19,6 @@ admin:
 CASES = {
     "top.workers": (VALID + "workers: 4\n", "workers"),
     "top.tokens": (VALID + "tokens: {}\n", "tokens"),
-    "top.resumption": (VALID + "resumption: never\n", "resumption"),
-    "identity.key tpm": (edit("planner.key", "tpm:handle=0x81000002"), "identity.key"),
-    "identity.key pkcs11": (edit("planner.key", "pkcs11:object=k?module-path=/x.so"), "identity.key"),
-    "identity.key signer": (edit("planner.key", "signer:unix:/run/x.sock"), "identity.key"),
     "inbound.listen unix": (edit("127.0.0.1:8443", "unix:/run/x.sock"), "inbound[0].listen"),
     "inbound.forward tcp+unix": (edit("http://127.0.0.1:8080", "tcp+unix:/run/x"), "inbound[0].forward"),
     "inbound.forward http+unix": (edit("http://127.0.0.1:8080", "http+unix:/run/x"), "inbound[0].forward"),
@@ -30,7 +26,6 @@ CASES = {
     "inbound.protocol": (edit("    forward:", "    protocol: tcp\n    forward:"), "inbound[0].protocol"),
     "inbound.uids": (edit("    forward:", "    uids: [1]\n    forward:"), "inbound[0].uids"),
     "inbound.token": (edit("    forward:", "    token: {}\n    forward:"), "inbound[0].token"),
-    "inbound.resumption": (edit("    forward:", "    resumption: never\n    forward:"), "inbound[0].resumption"),
     "allow.token": (edit("        methods:", "        token: {}\n        methods:"), "inbound[0].allow[0].token"),
     "outbound.listen unix": (edit("127.0.0.1:14001", "unix:/run/x.sock"), "outbound[0].listen"),
     "outbound.listen shared": (edit("admin:\n", SECOND), "outbound[1].listen"),
@@ -38,7 +33,6 @@ CASES = {
     "outbound.uids": (edit("    hosts:", "    uids: [1]\n    hosts:"), "outbound[0].uids"),
     "outbound.token": (edit("    hosts:", "    token: x\n    hosts:"), "outbound[0].token"),
     "outbound.tls": (edit("    hosts:", "    tls: public\n    hosts:"), "outbound[0].tls"),
-    "outbound.resumption": (edit("    hosts:", "    resumption: never\n    hosts:"), "outbound[0].resumption"),
     "health.listen unix": (edit("127.0.0.1:14021", "unix:/run/x.sock"), "health.listen"),
 }
 

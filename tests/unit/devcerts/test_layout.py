@@ -50,7 +50,7 @@ def test_an_agent_never_stands_where_a_file_does(name: str) -> None:
     assert refused(name) is DevCertsCode.NAME_RESERVED
 
 
-@pytest.mark.parametrize("instance", ["tls.key", "tls.crt", "TLS.crt", ".x"])
+@pytest.mark.parametrize("instance", ["tls.key", "tls.crt", "TLS.crt", "tls.tpm.pem", "tls.pkcs11.uri", ".x"])
 def test_an_instance_never_stands_where_a_file_does(instance: str) -> None:
     assert refused("planner", instance=instance) is DevCertsCode.NAME_RESERVED
 

@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.keys.errors import KeyCode, PrivateKeyError
-from sidecar.keys.software import Protection, holds_key, load
+from sidecar.keys.protection import Protection
+from sidecar.keys.software import holds_key, load
 from tests.support.ca import Ca, keypair, rsa_keypair
 
 PKCS8, SEC1 = PrivateFormat.PKCS8, PrivateFormat.TraditionalOpenSSL
@@ -96,7 +97,6 @@ def test_an_encrypted_key(kind: PrivateFormat) -> None:
         (pem(ec.generate_private_key(ec.SECP521R1())), "a key on the curve secp521r1"),
         (pem(ec.generate_private_key(ec.SECP256K1()), SEC1), "a key on the curve secp256k1"),
         (b"-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n-----END OPENSSH PRIVATE KEY-----\n", "a OPENSSH PRIVATE KEY"),
-        (b"-----BEGIN TSS2 PRIVATE KEY-----\nAAAA\n-----END TSS2 PRIVATE KEY-----\n", "a TSS2 PRIVATE KEY"),
     ],
 )
 def test_other_kinds_of_key(data: bytes, name: str) -> None:
@@ -104,6 +104,13 @@ def test_other_kinds_of_key(data: bytes, name: str) -> None:
     assert error.code is KeyCode.UNSUPPORTED
     assert str(error) == f"the file holds {name}; P-256 and P-384 are supported"
     assert "openssl ecparam" in error.hint
+
+
+def test_a_key_that_a_tpm_wrapped_is_named_as_one() -> None:
+    error = refused(b"-----BEGIN TSS2 PRIVATE KEY-----\nAAAA\n-----END TSS2 PRIVATE KEY-----\n")
+    assert error.code is KeyCode.UNSUPPORTED
+    assert "that TPM alone can use" in str(error)
+    assert error.hint == "name it as what it is: tpm:file=PATH"
 
 
 def test_an_algorithm_that_nobody_knows() -> None:

@@ -16,6 +16,7 @@ from sidecar.proxy.stream import Stream
 from sidecar.proxy.tunnel import Tunnel
 from sidecar.proxy.upstream import Upstream as UpstreamConnection
 from sidecar.tls.engine import TlsEngine
+from tests.support import devices, pair
 from tests.support.pair import Plan, Upstream, World, turns, world
 from tests.support.processes import free_port
 
@@ -59,9 +60,12 @@ async def one_tunnel(w: World) -> None:
 
 @pytest.mark.usefixtures("uncollected")
 @pytest.mark.parametrize("tcp", [False, True])
+@pytest.mark.parametrize("apart", [False, True])
 async def test_connections_leave_nothing_behind_that_only_the_collector_would_find(
-    tmp_path: Path, *, tcp: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, tcp: bool, apart: bool
 ) -> None:
+    if apart:  # their handshakes are made in threads
+        monkeypatch.setattr(pair, "credentials", devices.apart)
     plan = Plan(tcp=True, upstream=Upstream(reply)) if tcp else Plan()
     use = one_tunnel if tcp else one_request
     async with world(tmp_path, plan) as w:

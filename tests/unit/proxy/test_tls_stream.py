@@ -15,6 +15,7 @@ from sidecar.proxy.stream import HIGH_WATER
 from sidecar.proxy.tls_stream import DRY_BYTES, UNSENT_BYTES, TlsStream
 from sidecar.tls.contexts import ContextCode, ContextError
 from sidecar.tls.engine import TlsEngine
+from tests.support import devices, pair
 from tests.support.ca import Ca, Identity, forge, keypair
 from tests.support.clock import Shifted
 from tests.support.pair import CLOCK, Plan, Upstream, World, world
@@ -24,6 +25,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.support.wire import Client
+
+
+@pytest.fixture(autouse=True, params=["here", "apart"])
+def where(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the steps of handshakes are made: on the loop, or in threads as with a key in a device. Nobody can tell."""
+    if request.param == "apart":
+        monkeypatch.setattr(pair, "credentials", devices.apart)
+
 
 GET = b"GET /mcp HTTP/1.1\r\nHost: tools.internal\r\n\r\n"
 #: RFC 8446 6.
@@ -335,10 +344,12 @@ async def raw(w: World) -> tuple[TlsStream, Deaf, Ours]:
     while not peer.open:
         assert peer.error is None
         stream.data_received(peer.to_send())
+        await w.eventually(lambda: stream._job is None)
         peer.receive(transport.sent[transport.swallowed :])
         transport.swallowed = len(transport.sent)
         peer.turn()
     stream.data_received(peer.to_send())
+    await w.eventually(lambda: stream.peer is not None)
     return stream, transport, peer
 
 

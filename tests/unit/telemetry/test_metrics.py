@@ -17,6 +17,8 @@ NAMES = {
     "sidecar_handshakes_total": ("role", "result", "resumed"),
     "sidecar_handshake_duration_seconds": (),
     "sidecar_sign_duration_seconds": ("protection",),
+    "sidecar_sign_failures_total": ("protection", "code"),
+    "sidecar_handshake_queue": ("role",),
     "sidecar_denied_total": ("reason",),
     "sidecar_refused_total": ("code",),
     "sidecar_certificate_expiry_timestamp_seconds": (),

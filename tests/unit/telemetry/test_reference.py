@@ -11,13 +11,14 @@ import pytest
 from sidecar.admin.address import AddressCode
 from sidecar.http.errors import HttpCode
 from sidecar.identity.refusal import Refusal
+from sidecar.keys.errors import SignCode
 from sidecar.policy.decision import Reason
 from sidecar.policy.paths import PathCode
 from sidecar.proxy.failure import BindCode, ProxyCode
 from sidecar.telemetry.metrics import Metrics
 from sidecar.telemetry.record import CONTEXT_FIELDS, Decision, Event
 from sidecar.telemetry.sink import SinkCode
-from sidecar.tls.failure import TlsCode, is_alert
+from sidecar.tls.failure import SigningCode, TlsCode, is_alert
 
 if TYPE_CHECKING:
     from enum import StrEnum
@@ -39,7 +40,7 @@ def table_words(text: str) -> set[str]:
 
 @pytest.mark.parametrize(
     "codes",
-    [Event, Reason, PathCode, Refusal, HttpCode, ProxyCode, AddressCode, BindCode, SinkCode],
+    [Event, Reason, PathCode, Refusal, HttpCode, ProxyCode, AddressCode, BindCode, SinkCode, SignCode, SigningCode],
     ids=lambda codes: codes.__name__,
 )
 def test_every_code_is_documented(codes: type[StrEnum]) -> None:

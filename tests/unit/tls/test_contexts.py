@@ -14,6 +14,8 @@ from sidecar.errors import Fault, LocalError
 from sidecar.identity.peer import Role
 from sidecar.identity.refusal import Refusal
 from sidecar.identity.spiffe import TrustDomain
+from sidecar.keys import software
+from sidecar.keys.software import SoftwareKey
 from sidecar.tls import contexts
 from sidecar.tls.contexts import ContextCode, ContextError, Credentials, client_context, server_context
 from sidecar.tls.engine import TlsEngine
@@ -107,15 +109,19 @@ def test_later_changes_of_the_bundles_mapping_do_not_reach_the_context() -> None
     assert connected(server=context.successor())[1].open
 
 
+def unchecked(pem: bytes) -> SoftwareKey:
+    return SoftwareKey(TOOLS.key.public_key(), pem)
+
+
 @pytest.mark.parametrize(
     "bad",
     [
-        Credentials(TOOLS.chain_pem, PLANNER.key_pem),
-        Credentials(b"", TOOLS.key_pem),
-        Credentials(TOOLS.chain_pem, b"garbage"),
+        Credentials(TOOLS.chain_pem, software.load(PLANNER.key_pem)),
+        Credentials(b"", software.load(TOOLS.key_pem)),
+        Credentials(TOOLS.chain_pem, unchecked(b"garbage")),
         Credentials(
             TOOLS.chain_pem,
-            TOOLS.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret")),
+            unchecked(TOOLS.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret"))),
         ),
     ],
     ids=["key-of-another", "no-certificate", "garbage-key", "encrypted-key"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -288,7 +289,7 @@ class TestCaller:
     @foreign
     @whole_and_byte_by_byte
     def test_a_stolen_certificate_without_its_key_is_refused(self, chunk: int | None) -> None:
-        client, server = serve(PLANNER, chunk, key_pem=stolen_identity(PLANNER).key_pem)
+        client, server = serve(PLANNER, chunk, key_pem=stolen_identity(PLANNER).key.lend(None))
         refused_by_alert(server, client, TlsCode.BAD_SIGNATURE, DECRYPT_ERROR)
 
 
@@ -298,7 +299,7 @@ class TestImpostor:
     @foreign
     @whole_and_byte_by_byte
     def test_a_good_chain_with_the_wrong_key_never_sees_our_certificate(self, chunk: int | None) -> None:
-        client, server = call(TOOLS, chunk, key_pem=stolen_identity(TOOLS).key_pem)
+        client, server = call(TOOLS, chunk, key_pem=stolen_identity(TOOLS).key.lend(None))
         assert client.code == TlsCode.BAD_SIGNATURE
         assert server.alerts == [DECRYPT_ERROR]
         never_presented(client, server)
@@ -601,6 +602,7 @@ class TestOwnership:
 
         class Context:
             role = SERVER_CONTEXT.role
+            take_failure = SERVER_CONTEXT.take_failure
 
             def prove(self, connection: ssl.SSLObject, now: float) -> object:
                 server.engine.receive(data)
@@ -610,6 +612,37 @@ class TestOwnership:
         server.receive(finished)
         server.turn()
         assert server.plain == b"early bird"
+
+    def test_steps_in_another_thread_are_taken_over_here(self) -> None:
+        """Nothing of an engine but OpenSSL's part changes in ``work``; ``handshake`` runs nothing anew."""
+        client, server = TlsEngine(CLIENT_CONTEXT), TlsEngine(SERVER_CONTEXT)
+        wire = {client: server, server: client}
+        for _ in range(4):
+            for engine, other in wire.items():
+                before = engine.state
+                thread = threading.Thread(target=engine.work)
+                thread.start()
+                thread.join()
+                assert engine.state is before
+                assert engine.peer is None or before is State.OPEN
+                engine.handshake(NOW)
+                other.receive(engine.to_send())
+        assert client.state is server.state is State.OPEN
+        assert client.peer is not None
+        assert server.peer is not None
+        assert str(server.peer.id).endswith("/agent/planner/1")
+
+    def test_what_fails_in_another_thread_is_raised_here(self) -> None:
+        server = TlsEngine(SERVER_CONTEXT)
+        server.receive(b"GET / HTTP/1.1\r\n\r\n")
+        thread = threading.Thread(target=server.work)
+        thread.start()
+        thread.join()
+        assert server.state is State.HANDSHAKE
+        with pytest.raises(TlsError) as caught:
+            server.handshake(NOW)
+        assert caught.value.code is TlsCode.HTTP_ON_TLS
+        assert server.state is State.FAILED
 
 
 class TestTooMuch:

@@ -1,0 +1,98 @@
+"""A signer that is watched over: timed, and not asked by a handshake while it is known not to answer.
+
+Without this each handshake that needs a hung or absent device would wait for it, in the few threads that there are, and
+with them those handshakes that need no signature because they are resumed.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Final
+
+from sidecar.keys.errors import SignCode, SignError
+from sidecar.keys.selftest import self_test
+from sidecar.keys.serial import SerialSigner
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    from sidecar.keys.protection import Protection
+    from sidecar.keys.signer import Hash, Signer
+
+#: What is the matter with one call, or with us, and not with the device.
+_PASSING: Final = frozenset({SignCode.CLOSED})
+
+
+class GuardedSigner:
+    """A `sidecar.keys.signer.Signer` around another one.
+
+    ``told`` is called after each signature, in whatever thread it was made: with the seconds that it took and None, or
+    the code of the failure.
+    """
+
+    def __init__(self, signer: Signer, told: Callable[[float, SignCode | None], None]) -> None:
+        self._signer = signer
+        self._told = told
+        self._trouble: SignError | None = None
+        #: When it last signed, by `time.monotonic`.
+        self.signed = time.monotonic()
+
+    @property
+    def public_key(self) -> ec.EllipticCurvePublicKey:
+        """The public half."""
+        return self._signer.public_key
+
+    @property
+    def protection(self) -> Protection:
+        """What keeps the private half from being copied."""
+        return self._signer.protection
+
+    @property
+    def trouble(self) -> SignCode | None:
+        """Why it does not sign now; None when it does, as far as is known."""
+        if isinstance(self._signer, SerialSigner) and self._signer.hung:
+            return SignCode.TIMEOUT
+        trouble = self._trouble
+        return None if trouble is None else trouble.code
+
+    def sign(self, message: bytes, hash_: Hash) -> bytes:
+        """Signs; raises SignError, at once where the last try failed and no `probe` has succeeded since."""
+        trouble = self._trouble
+        if trouble is not None:
+            # A new one each time: an exception that is raised again and again collects tracebacks.
+            raise SignError(trouble.code, str(trouble), hint=trouble.hint)
+        return self._sign(message, hash_)
+
+    def probe(self) -> None:
+        """Tries whether it signs, whatever is known. Raises SignError."""
+        self_test(_Unguarded(self))
+
+    def close(self) -> None:
+        """Lets go of the device."""
+        self._signer.close()
+
+    def _sign(self, message: bytes, hash_: Hash) -> bytes:
+        began = time.monotonic()
+        try:
+            signature = self._signer.sign(message, hash_)
+        except SignError as error:
+            if error.code not in _PASSING:
+                self._trouble = error.with_traceback(None)
+            self._told(time.monotonic() - began, error.code)
+            raise
+        self.signed = now = time.monotonic()
+        self._trouble = None
+        self._told(now - began, None)
+        return signature
+
+
+class _Unguarded:
+    """The same signer, asked in any case."""
+
+    def __init__(self, guarded: GuardedSigner) -> None:
+        self.public_key = guarded.public_key
+        self.protection = guarded.protection
+        self.sign = guarded._sign  # noqa: SLF001 - its other half
+        self.close = guarded.close

@@ -12,9 +12,11 @@ from sidecar.admin.address import AddressCode
 from sidecar.http.errors import HttpCode
 from sidecar.identity.refusal import Refusal
 from sidecar.keys.errors import SignCode
+from sidecar.keys.wire import WireCode
 from sidecar.policy.decision import Reason
 from sidecar.policy.paths import PathCode
 from sidecar.proxy.failure import BindCode, ProxyCode
+from sidecar.signer.log import UseCode
 from sidecar.telemetry.metrics import Metrics
 from sidecar.telemetry.record import CONTEXT_FIELDS, Decision, Event
 from sidecar.telemetry.sink import SinkCode
@@ -40,7 +42,21 @@ def table_words(text: str) -> set[str]:
 
 @pytest.mark.parametrize(
     "codes",
-    [Event, Reason, PathCode, Refusal, HttpCode, ProxyCode, AddressCode, BindCode, SinkCode, SignCode, SigningCode],
+    [
+        Event,
+        Reason,
+        PathCode,
+        Refusal,
+        HttpCode,
+        ProxyCode,
+        AddressCode,
+        BindCode,
+        SinkCode,
+        SignCode,
+        SigningCode,
+        UseCode,
+        WireCode,
+    ],
     ids=lambda codes: codes.__name__,
 )
 def test_every_code_is_documented(codes: type[StrEnum]) -> None:

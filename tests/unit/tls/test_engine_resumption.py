@@ -54,6 +54,28 @@ def test_a_session_is_resumed_by_both(chunk: int | None) -> None:
     assert (again.plain, served_again.plain) == (b"pong", b"ping")
 
 
+def test_a_server_that_never_resumes_gives_no_ticket_and_takes_none() -> None:
+    client_context, willing = planner_context(), tools_context()
+    session = connected(client_context, willing)[0].engine.session()
+    assert session is not None
+    for offered in (None, session):
+        client, server = connected(client_context, tools_context(resumption=False), session=offered)
+        assert (client.engine.resumed, server.engine.resumed) == (False, False)
+        server.write(b"data, behind which a ticket would come")
+        converse(client, server)
+        assert client.engine.session() is None
+
+
+def test_a_client_that_never_resumes_keeps_no_session() -> None:
+    context = planner_context(resumption=False)
+    client, _ = connected(context, tools_context())
+    session = client.engine.session()
+    assert session is not None
+    context.sessions.put("tools", session)
+    assert context.sessions.take("tools") is None
+    assert len(context.sessions) == 0
+
+
 def test_each_connection_gives_one_new_session() -> None:
     client_context, server_context = planner_context(), tools_context()
     session, seen = None, set()

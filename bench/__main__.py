@@ -87,7 +87,7 @@ def _run(args: argparse.Namespace) -> int:
         return 0
     settings = Settings(selection.peers(args.peers), selection.rows(args.rows), args.rounds, args.seconds)
     if not args.no_install:
-        install(settings.peers, _say)
+        install(settings.peers, settings.rows, _say)
     machine.check()
     cores = machine.cores()
     about = machine.facts() | {

@@ -84,7 +84,8 @@ def _panel(canvas: Canvas, result: Result, line: Line, x: float, y: float) -> fl
     marks = _marks(result, line)
     longest = max([*(cell.high for cell in cells.values() if cell.measured), *(mark[0] for mark in marks)], default=0.0)
     scale, left, top = (LENGTH / longest if longest else 0.0), x + NAMES, y + TITLE
-    canvas.text(x, y + 22, f"{line.title}, {line.unit}", Font(13, bold=True))
+    longer = " (longer is better)" if line.more else ""
+    canvas.text(x, y + 22, f"{line.title}, {line.unit}{longer}", Font(13, bold=True))
     for place, (peer, cell) in enumerate(cells.items()):
         if cell.measured:
             colour = OURS if peer == OURSELVES else THEIRS

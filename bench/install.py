@@ -23,14 +23,16 @@ REQUIREMENTS: Final = ROOT / "bench/requirements.txt"
 #: Seconds for everything that one command downloads.
 PATIENCE: Final = 600.0
 
-#: Debian package -> (the peer that needs it, or None for whatever is measured; the program or file that is its sign)
-PACKAGES: Final[dict[str, tuple[str | None, str]]] = {
-    "util-linux": (None, "setpriv"),
-    "wrk": (None, "wrk"),
-    "nginx-light": (None, "nginx"),
-    "libnginx-mod-stream": ("nginx", str(STREAM_MODULE)),
-    "haproxy": ("haproxy", "haproxy"),
-    "stunnel4": ("stunnel", "stunnel"),
+#: Debian package -> (the peers and rows that need it, none for whatever is measured; the program or file that is its sign)
+PACKAGES: Final[dict[str, tuple[tuple[str, ...], str]]] = {
+    "util-linux": ((), "setpriv"),
+    "wrk": ((), "wrk"),
+    "nginx-light": ((), "nginx"),
+    "libnginx-mod-stream": (("nginx",), str(STREAM_MODULE)),
+    "haproxy": (("haproxy",), "haproxy"),
+    "stunnel4": (("stunnel",), "stunnel"),
+    "swtpm": (("keys", "stall"), "swtpm"),
+    "softhsm2": (("keys",), "softhsm2-util"),
 }
 
 #: Debian starts a service with its package. A policy (invoke-rc.d(8)) that is there for the installation alone prevents
@@ -48,18 +50,18 @@ apt-get install -y -qq --no-install-recommends "$@"
 """
 
 
-def lacking_packages(peers: Collection[str]) -> list[str]:
-    """Names the Debian packages that these peers need and this machine has not."""
+def lacking_packages(wanted: Collection[str]) -> list[str]:
+    """Names the Debian packages that these peers and rows need and this machine has not."""
     return [
         package
-        for package, (peer, sign) in PACKAGES.items()
-        if (peer is None or peer in peers) and find(sign) is None and not Path(sign).exists()
+        for package, (users, sign) in PACKAGES.items()
+        if (not users or not set(users).isdisjoint(wanted)) and find(sign) is None and not Path(sign).exists()
     ]
 
 
-def install(peers: Collection[str], say: Callable[[str], None]) -> None:
+def install(peers: Collection[str], rows: Collection[str], say: Callable[[str], None]) -> None:
     """Installs what it can and says what it does. What cannot be had is named later, where it is missing."""
-    packages = lacking_packages(peers)
+    packages = lacking_packages([*peers, *rows])
     if packages:
         root = as_root()
         if root is None or shutil.which("apt-get") is None:

@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench.errors import UsageError
-from bench.programs import first_line, lacking
+from bench.programs import find, first_line, lacking
 from sidecar.clock import Clock
 
 #: What nothing can be measured without, and the Debian packages that have it.
 NEEDED: Final = {"taskset": "util-linux", "setpriv": "util-linux", "wrk": "wrk", "nginx": "nginx-light"}
+
+#: What stands in for TPMs and HSMs, where it is there.
+_DEVICES: Final = {"swtpm": "swtpm", "SoftHSM": "softhsm2-util"}
 
 
 def cores() -> tuple[int, int]:
@@ -58,8 +61,9 @@ def facts() -> dict[str, Any]:
         "versions": {
             "python": platform.python_version(),
             "openssl": ssl.OPENSSL_VERSION.removeprefix("OpenSSL "),
-            **{name: _package(name) for name in ("uvloop", "httptools", "cryptography")},
+            **{name: _package(name) for name in ("uvloop", "httptools", "cryptography", "tpm2-pytss", "python-pkcs11")},
             "wrk": first_line("wrk", "-v", holding="wrk").split(" [")[0].removeprefix("wrk "),
+            **{name: _release(program) for name, program in _DEVICES.items() if find(program)},
         },
     }
 
@@ -69,6 +73,10 @@ def _package(name: str) -> str:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return "not installed"
+
+
+def _release(program: str) -> str:
+    return first_line(program, "--version").removeprefix("TPM emulator version ").partition(",")[0]
 
 
 def _cpu_model() -> str:

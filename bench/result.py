@@ -57,6 +57,7 @@ class Result:
                 "id": line.id,
                 "title": line.title,
                 "unit": line.unit,
+                **({"more_is_better": True} if line.more else {}),
                 "peers": {peer: cell.as_json() for peer, cell in self.cells[line.id].items()},
             }
             for line in self.lines.values()
@@ -72,7 +73,9 @@ class Result:
                 raise UsageError(f"{path} is a result of another version: run the benchmark again")
             lines = value.pop("lines")
             made = cls(peers=value.pop("peers"), about=value)
-            made.announce(Line(line["id"], line["title"], line["unit"]) for line in lines)
+            made.announce(
+                Line(line["id"], line["title"], line["unit"], line.get("more_is_better", False)) for line in lines
+            )
             made.cells = {
                 line["id"]: {peer: Cell.from_json(cell) for peer, cell in line["peers"].items()} for line in lines
             }

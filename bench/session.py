@@ -142,5 +142,6 @@ class Session:
 
     @property
     def went_well(self) -> bool:
-        """Whether we ourselves were measured in every line that was asked for."""
-        return all(self.result.measured(line, OURSELVES) is not None for line in self.result.lines)
+        """Whether we ourselves were measured in every line that was asked for and that this machine can measure."""
+        cells = (self.result.cell(line, OURSELVES) for line in self.result.lines)
+        return all(cell.measured or cell.missing is not None for cell in cells)

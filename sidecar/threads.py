@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import queue
 import threading
 import time
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,7 +25,7 @@ class Job(Generic[T]):
     that nobody waits for any more goes to ``unwanted``, in a thread of its own.
     """
 
-    __slots__ = ("_call", "_done", "_late", "_loop", "_unwanted", "given_up", "started")
+    __slots__ = ("_call", "_done", "_forget", "_late", "_loop", "_unwanted", "given_up", "started")
 
     def __init__(
         self,
@@ -41,10 +40,21 @@ class Job(Generic[T]):
         self._loop = asyncio.get_running_loop()
         self._late = late
         self._unwanted = unwanted
-        #: Nobody waits for it any more: not begun, if it has not; else its end is told to nobody.
+        self._forget: Callable[[Job[Any]], None] | None = None
+        #: Nobody waits for it any more: see `give_up`.
         self.given_up = False
         #: When it began, by `time.monotonic`; None while it waits.
         self.started: float | None = None
+
+    def queued(self, forget: Callable[[Job[Any]], None]) -> None:
+        """Takes note of what takes it off a queue."""
+        self._forget = forget
+
+    def give_up(self) -> None:
+        """Waits for it no more: it is not begun, if it has not; else its end is told to nobody."""
+        self.given_up = True
+        if self._forget is not None:
+            self._forget(self)
 
     def run(self) -> None:
         """Makes the call, in the thread that this is called in."""
@@ -60,7 +70,7 @@ class Job(Generic[T]):
     def tell_late(self) -> None:
         """Gives a call up that has been running for too long; whoever waits is told so instead."""
         if not self.given_up:
-            self.given_up = True
+            self.give_up()
             if self._late is not None:
                 self._late()
 
@@ -81,43 +91,64 @@ class Workers:
         self.limit = waiting
         self._name = name
         self._most = threads
-        self._queue: queue.SimpleQueue[Job[object]] = queue.SimpleQueue()
-        self._threads: list[threading.Thread] = []
-        self._running: dict[int, Job[object]] = {}
+        self._changed = threading.Condition()
+        self._waiting: dict[Job[Any], None] = {}  # in their order
+        self._running: dict[int, Job[Any]] = {}
+        self._threads = 0
+        self._idle = 0
 
     @property
     def waiting(self) -> int:
-        """Jobs that no thread has taken yet."""
-        return self._queue.qsize()
+        """Jobs that no thread has taken yet, and that somebody waits for."""
+        return len(self._waiting)
 
     def submit(self, job: Job[T], *, bounded: bool = True) -> bool:
-        """Queues a job; False, and nothing else, when the queue is full.
+        """Queues a job; False, and nothing else, when the queue is full, or when no thread can be had for it.
 
         One that goes on with what was begun is not ``bounded``: its number is bounded by that of the beginnings.
         """
-        if bounded and self.waiting >= self.limit:
-            return False
-        self._queue.put(job)  # type: ignore[arg-type]  # a queue of any jobs
-        if len(self._threads) < self._most and self.waiting + len(self._running) > len(self._threads):
-            thread = threading.Thread(target=self._work, name=f"{self._name}-{len(self._threads)}", daemon=True)
-            self._threads.append(thread)
-            thread.start()
+        with self._changed:
+            if bounded and len(self._waiting) >= self.limit:
+                return False
+            self._waiting[job] = None
+            job.queued(self._forget)
+            if self._idle < len(self._waiting) and self._threads < self._most and not self._start():
+                del self._waiting[job]
+                return False
+            self._changed.notify()
         return True
 
-    def late(self, seconds: float) -> list[Job[object]]:
+    def late(self, seconds: float) -> list[Job[Any]]:
         """Returns the jobs that a thread has been at for longer than that."""
         if not self._running:
             return []
         before = time.monotonic() - seconds
         return [job for job in list(self._running.values()) if job.started is not None and job.started < before]
 
+    def _start(self) -> bool:
+        """Starts one more thread; False where there is none at all, and none can be had."""
+        try:
+            threading.Thread(target=self._work, name=f"{self._name}-{self._threads}", daemon=True).start()
+        except RuntimeError:
+            return self._threads > 0
+        self._threads += 1
+        return True
+
+    def _forget(self, job: Job[Any]) -> None:
+        with self._changed:
+            self._waiting.pop(job, None)
+
     def _work(self) -> None:
         me = threading.get_ident()
         while True:
-            job = self._queue.get()
-            if job.given_up:
-                continue
-            self._running[me] = job
+            with self._changed:
+                self._idle += 1
+                while not self._waiting:
+                    self._changed.wait()
+                self._idle -= 1
+                job = next(iter(self._waiting))
+                del self._waiting[job]
+                self._running[me] = job
             job.run()
             del self._running[me]
             del job  # or it would live, with all that it names, until the next one comes
@@ -145,4 +176,4 @@ async def apart(call: Callable[[], T], seconds: float, name: str, *, unwanted: C
         async with asyncio.timeout(seconds):
             return await future
     finally:
-        job.given_up = True
+        job.give_up()

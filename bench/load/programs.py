@@ -74,6 +74,38 @@ def holding(site: Site, port: int, count: int, *, tls: bool = True) -> Iterator[
         site.crew.end([process])
 
 
+@dataclass(slots=True)
+class Crowd:
+    """Clients that connected all at once, again and again; known when they have ended: see `bench.load.crowd`."""
+
+    handshakes: int = 0
+    median_ms: float = 0.0
+
+
+@contextmanager
+def crowding(site: Site, port: int, clients: int, beats: int) -> Iterator[Crowd]:
+    """Lets that many clients connect at once at each beat, a second apart, while a block runs; waits for the last one."""
+    options = ["--port", str(port), "--clients", str(clients), "--beats", str(beats), *identity(site)]
+    process = site.crew.start("crowd", site.crew.load_core, sys.executable, "-m", "bench.load.crowd", *options)
+    crowd = Crowd()
+    try:
+        yield crowd
+        if process.popen.wait(beats + PATIENCE) != 0:
+            raise CouldNotRunError(f"the crowd failed: {process.last_words()}")
+        found = _last(process.log.read_text()) or {}
+        crowd.handshakes, crowd.median_ms = int(found["handshakes"]), float(found["p50_ms"])
+    except subprocess.TimeoutExpired:
+        raise CouldNotRunError(f"the crowd has not ended {PATIENCE:.0f} s after its time") from None
+    finally:
+        site.crew.end([process])
+
+
+def longest_wait(site: Site, port: int, seconds: float) -> dict[str, Any]:
+    """Asks on one open connection, again and again; returns percentiles of the waits. See `bench.load.waits`."""
+    options = ["--port", str(port), "--seconds", str(seconds), *identity(site)]
+    return site.crew.ask("waits", "bench.load.waits", *options, seconds=seconds)
+
+
 def _last(text: str) -> dict[str, Any] | None:
     """The JSON object of the last whole line, if there is one."""
     lines = text[: text.rfind("\n") + 1].splitlines()

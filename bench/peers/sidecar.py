@@ -12,16 +12,21 @@ from bench.peers.peer import Work
 from bench.programs import first_line
 
 if TYPE_CHECKING:
+    from bench.keys.kind import OwnKey
     from bench.site import Running, Site
 
 
 @dataclass(frozen=True, slots=True)
 class Sidecar:
-    """``rules`` is the number of allow rules, of which the last one matches; ``limits`` goes into the file as it is."""
+    """``rules`` is the number of allow rules, of which the last one matches; ``limits`` goes into the file as it is.
+
+    ``own`` is the key of the accepting side, where it is another than the file that everybody has.
+    """
 
     rules: int = 1
     access_log: str | None = None
     limits: tuple[tuple[str, int | str], ...] = ()
+    own: OwnKey | None = None
     name: str = "sidecar"
 
     def missing(self, work: Work) -> str | None:  # noqa: ARG002 - it is always there
@@ -57,11 +62,12 @@ class Sidecar:
 
     def _start(self, site: Site, port: int, name: str, entries: dict[str, Any]) -> Running:
         files = site.certificates
+        own = self.own if name == PEER else None
         config = {
             "version": 1,
             "identity": {
-                "certificate": str(files.certificate(name)),
-                "key": str(files.key(name)),
+                "certificate": str(own.certificate if own else files.certificate(name)),
+                "key": own.place if own else str(files.key(name)),
                 "trust": {TRUST_DOMAIN: str(files.authority)},
             },
             "admin": {"listen": f"unix:{site.crew.path('admin.sock')}"},
@@ -69,7 +75,9 @@ class Sidecar:
             "limits": {"idle_timeout": "10m"} | dict(self.limits),
         }
         file = site.file("sidecar.yaml", json.dumps(config | entries, indent=1))
-        return site.proxy("sidecar", port, sys.executable, "-m", "sidecar", "run", file)
+        # env(1) becomes the program: its process id is ours.
+        environment = ["env", *(f"{variable}={value}" for variable, value in own.environment)] if own else []
+        return site.proxy("sidecar", port, *environment, sys.executable, "-m", "sidecar", "run", file)
 
 
 def rules(count: int, work: Work) -> list[dict[str, Any]]:

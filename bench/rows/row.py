@@ -16,11 +16,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line of the table. Less is better in all of them. ``id`` begins with the row's."""
+    """A line of the table; less is better unless ``more`` is. ``id`` begins with the row's."""
 
     id: str
     title: str
     unit: str
+    more: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 from bench.rows.growth import CONNECTIONS, SOAK
 from bench.rows.handshakes import HANDSHAKE, PER_CONNECTION
 from bench.rows.idle import IDLE
+from bench.rows.keys import KEYS, STALL
 from bench.rows.memory import MEMORY
 from bench.rows.percentiles import PERCENTILES
 from bench.rows.requests import BULK, BULK_TCP, HTTP, LATENCY, TCP, UPLOAD
@@ -21,7 +22,7 @@ ROWS: Final[dict[str, Row]] = {
     row.id: row
     for row in (
         *(HTTP, TCP, BULK, BULK_TCP, HANDSHAKE, LATENCY, MEMORY, RULES),
-        *(UPLOAD, SSE, IDLE, PER_CONNECTION, LOG, PERCENTILES),
+        *(UPLOAD, SSE, IDLE, PER_CONNECTION, KEYS, STALL, LOG, PERCENTILES),
         *(CONNECTIONS, SOAK),
     )
 }

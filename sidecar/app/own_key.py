@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -13,7 +14,7 @@ from sidecar.keys.errors import KeyCode, PrivateKeyError, SignCode, SignError
 from sidecar.keys.guard import GuardedSigner
 from sidecar.keys.open import open_signer
 from sidecar.keys.selftest import self_test
-from sidecar.tasks import spawn
+from sidecar.tasks import describe, spawn
 from sidecar.threads import apart
 
 if TYPE_CHECKING:
@@ -35,6 +36,13 @@ IDLE_SECONDS: Final = 30.0
 #: How often a key that does not sign is tried: at first, and at the most, in seconds.
 RETRY_SECONDS: Final = (0.25, 5.0)
 _LOOK_SECONDS: Final = 0.25
+
+
+#: Keys that a reload has replaced, or opened in vain, and that are still open.
+_retired: Final[set[OwnKey]] = set()
+#: The ways that were refused for their PIN, by `_digest`, in this process: each further try would feed the lockout of
+#: the device, also for the key that serves meanwhile. Few: a person writes each.
+_refused: Final[set[bytes]] = set()
 
 
 class OwnKey:
@@ -63,10 +71,17 @@ class OwnKey:
         its key is not the certificate's.
         """
         material, limit = loaded.material.key, loaded.config.limits.sign_timeout
-        if previous is not None and previous.serves(material, limit):
+        if previous is not None and previous.serves(loaded):
             return previous
         if material.software is not None:
             return cls.of_file(material)
+        attempt = _digest(material)
+        if attempt in _refused:
+            raise SignError(
+                SignCode.AUTH,
+                f"{material.spec}: the PIN was refused before, and is not sent again",
+                hint="put the right PIN into the file that pin-source= names, or restart to try the same one",
+            )
         try:
             return await apart(
                 partial(cls._open, material, limit, loaded.material.svid, asyncio.get_running_loop()),
@@ -74,6 +89,10 @@ class OwnKey:
                 "key-open",
                 unwanted=cls._close,
             )
+        except SignError as error:
+            if error.code is SignCode.AUTH:
+                _refused.add(attempt)
+            raise
         except TimeoutError:
             raise SignError(
                 SignCode.TIMEOUT,
@@ -115,9 +134,22 @@ class OwnKey:
         key._guard = guard
         return key
 
-    def serves(self, material: KeyMaterial, limit: float) -> bool:
-        """Says whether this is that key, reached in the same way."""
-        return self.material == material and (material.software is not None or self._limit == limit)
+    def serves(self, loaded: Loaded) -> bool:
+        """Says whether this is the key of that configuration, reached in the same way, and may go on as it is.
+
+        One that is gone, or whose certificate is now another one, is opened anew: the key at its place may have been
+        replaced. One that was refused its PIN stays as it is until that changes.
+        """
+        if self.material != loaded.material.key:
+            return False
+        if self._guard is None:
+            return True
+        mended_by_opening = self._guard.trouble in {SignCode.NO_KEY, SignCode.BAD_SIGNATURE}
+        return (
+            self._limit == loaded.config.limits.sign_timeout
+            and not mended_by_opening
+            and loaded.material.svid.is_for(self._guard.public_key)
+        )
 
     @property
     def trouble(self) -> str | None:
@@ -151,14 +183,18 @@ class OwnKey:
             if trouble is None and now - guard.signed < IDLE_SECONDS:
                 continue
             if now >= due:
-                await self._probe(guard)
+                await self._probe(guard, messages)
                 pause = min(2 * pause, RETRY_SECONDS[1])
                 due = time.monotonic() + pause
 
-    async def _probe(self, guard: GuardedSigner) -> None:
+    async def _probe(self, guard: GuardedSigner, messages: Messages) -> None:
         # Whatever comes of it is seen by its trouble; one that hangs has a time limit of its own, or is seen as hung.
-        with contextlib.suppress(SidecarError, TimeoutError):
+        try:
             await apart(guard.probe, self._limit, "key-probe")
+        except (SidecarError, TimeoutError):
+            return
+        except Exception as error:  # noqa: BLE001 - no thread could be had, say: whoever gives up here never tries again
+            messages.error("unexpected: our key could not be tried", error=describe(error))
 
     # -- the end ----------------------------------------------------------------------------------------------------------
 
@@ -175,8 +211,28 @@ class OwnKey:
 
     def retire(self, seconds: float) -> None:
         """Lets go of the device when no handshake that was begun with it can go on any more: in ``seconds``."""
-        if self._guard is not None:
-            asyncio.get_running_loop().call_later(seconds, lambda: spawn(self.close(), name="key-close"))
+        if self._guard is None:
+            return
+        _retired.add(self)
+
+        def end() -> None:
+            if self in _retired:
+                _retired.discard(self)
+                spawn(self.close(), name="key-close")
+
+        asyncio.get_running_loop().call_later(seconds, end)
+
+
+async def close_retired() -> None:
+    """Lets go of every key that waits for that: the process ends."""
+    while _retired:
+        await _retired.pop().close()
+
+
+def _digest(material: KeyMaterial) -> bytes:
+    """Tells one way of opening a key from another, without keeping its PIN."""
+    parts = (str(material.spec).encode(), material.secrets.pem or b"", material.secrets.pin or b"")
+    return hashlib.sha256(b"".join(len(part).to_bytes(4) + part for part in parts)).digest()
 
 
 def _count(metrics: Metrics, protection: str, seconds: float, code: SignCode | None) -> None:

@@ -64,6 +64,9 @@ class Reloader:
                 self._let_go(key)
                 self._reload_failed(error, cause)
                 return False
+            except BaseException:
+                self._let_go(key)
+                raise
             if server.hub.draining:  # it began while the new listeners were opened
                 for listener in opened.values():
                     listener.stop()
@@ -166,7 +169,7 @@ class Reloader:
         distrusted = bundle.changed(old.loaded.material.bundles, generation.loaded.material.bundles)
         for connection in list(hub.connections):
             self._review(connection, distrusted)
-        server.took_key(old.key, generation.key)
+        server.took_key(old)
         server.show(generation)
 
     def _review(self, connection: Connection, distrusted: frozenset[TrustDomain]) -> None:

@@ -10,7 +10,7 @@ from sidecar import __version__
 from sidecar.admin.server import AdminServer, HealthServer
 from sidecar.app.build import Generation, Place, build, http_limits
 from sidecar.app.drain import drain
-from sidecar.app.own_key import OwnKey
+from sidecar.app.own_key import OwnKey, close_retired
 from sidecar.app.reload import Reloader
 from sidecar.app.status import Status
 from sidecar.app.watch import watch
@@ -127,12 +127,14 @@ class Server:
             self._key_watch.cancel()
         self._key_watch = spawn(key.watch(self.messages, self.metrics), name="key-watch")
 
-    def took_key(self, old: OwnKey, new: OwnKey) -> None:
-        """A reload has replaced the key: the old one is let go of once no handshake can be under way with it."""
-        if new is old:
+    def took_key(self, old: Generation) -> None:
+        """A reload may have replaced the key: the old one is let go of once no handshake can be under way with it."""
+        new = self.generation.key
+        if new is old.key:
             return
         self._watch_key(new)
-        old.retire(max(self.hub.limits.handshake_timeout, self.hub.limits.connect_timeout))
+        began = old.loaded.config.limits  # those of the handshakes that were begun with it
+        old.key.retire(max(began.handshake_timeout, began.connect_timeout))
 
     async def _files_changed(self) -> None:
         await self.reload("a changed file")
@@ -212,5 +214,6 @@ class Server:
                 task.cancel()
         await self._close_consoles()
         await self.generation.key.close()
+        await close_retired()
         self.hub.access_log.write(self.event(Event.STOP), urgent=True)
         self.hub.access_log.close()

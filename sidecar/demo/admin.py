@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import http.client
+import json
 import socket
 from typing import TYPE_CHECKING
+
+from sidecar.demo.outcome import UnexpectedError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,5 +34,20 @@ def ready(path: Path) -> bool:
         return connection.getresponse().status == http.client.OK
     except (OSError, http.client.HTTPException):
         return False
+    finally:
+        connection.close()
+
+
+def identity(path: Path) -> dict[str, str | int]:
+    """What the sidecar with that socket says of its own identity (``/certs``). Raises UnexpectedError."""
+    connection = _UnixConnection(path)
+    try:
+        connection.request("GET", "/certs")
+        (shown,) = json.loads(connection.getresponse().read())["certs"]
+    except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError) as error:
+        raise UnexpectedError(f"{path.name} does not tell its identity: {type(error).__name__}", str(error)) from error
+    else:
+        found: dict[str, str | int] = shown
+        return found
     finally:
         connection.close()

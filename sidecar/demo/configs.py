@@ -11,14 +11,17 @@ if TYPE_CHECKING:
     from sidecar.identity.pins import Pin
 
 
-def planner(ports: Ports, tools_pin: Pin) -> str:
-    """The planner's sidecar: one way out to the tools, and one that an attacker has led astray."""
+def planner(ports: Ports, tools_pin: Pin, key: str) -> str:
+    """The planner's sidecar: one way out to the tools, and one that an attacker has led astray.
+
+    ``key`` is where its private key is; what is pinned is the other one's.
+    """
     return f"""\
 version: 1
 
 identity:
   certificate: certs/planner/tls.crt
-  key: certs/planner/tls.key
+  key: {key}
   trust:
     example.org: certs/ca.crt
 
@@ -44,14 +47,14 @@ access_log: planner.log
 """
 
 
-def tools(ports: Ports, planner_pin: Pin) -> str:
+def tools(ports: Ports, planner_pin: Pin, key: str) -> str:
     """The tools' sidecar: one way in, for the planner alone."""
     return f"""\
 version: 1
 
 identity:
   certificate: certs/tools/tls.crt
-  key: certs/tools/tls.key
+  key: {key}
   trust:
     example.org: certs/ca.crt
 

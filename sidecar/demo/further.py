@@ -31,6 +31,7 @@ def commands(stage: Stage) -> list[tuple[str, str]]:
         (f"curl -k {rogue}https://127.0.0.1:{ports.inbound}/mcp", "call the tools as the rogue"),
         (f"curl -k https://127.0.0.1:{ports.inbound}/mcp", "call the tools as a stranger"),
         (f"{program()} check tools.yaml", "what the configuration means"),
+        (f"{program()} key show {shlex.quote(stage.key('tools'))}", "the key of the tools: it signs once"),
     ]
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,9 +15,11 @@ from sidecar.clock import Clock
 from sidecar.demo.outcome import UnexpectedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
+ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""The signals that end a demo, in good order."""
 TAIL_LINES: Final = 12
 PATIENCE: Final = 10.0
 """Seconds that anything may take: far more than it does."""
@@ -73,14 +77,15 @@ class Crew:
     processes: list[Process] = field(default_factory=list)
 
     def start(self, name: str, *arguments: str | Path, extra: Mapping[str, str] | None = None) -> Process:
-        """Starts ``python -m <arguments>``. It is in a session of its own: Ctrl-C reaches us alone, and we end it.
+        """Starts ``python -m <arguments>``; nothing is imported from the folder it starts in (``-P``)."""
+        return self.launch(name, sys.executable, "-P", "-m", *arguments, extra=extra)
 
-        Nothing is imported from the folder it starts in (``-P``).
-        """
+    def launch(self, name: str, *command: str | Path, extra: Mapping[str, str] | None = None) -> Process:
+        """Starts a program. It is in a session of its own: Ctrl-C reaches us alone, and we end it."""
         stdout, stderr = self.folder / f"{name}.out", self.folder / f"{name}.err"
-        with stdout.open("wb") as out, stderr.open("wb") as err:
-            popen = subprocess.Popen(  # noqa: S603 - our own interpreter and modules
-                [sys.executable, "-P", "-m", *map(str, arguments)],
+        with unbroken(), stdout.open("wb") as out, stderr.open("wb") as err:
+            popen = subprocess.Popen(  # noqa: S603 - our own interpreter and modules, and swtpm
+                list(map(str, command)),
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
@@ -88,19 +93,26 @@ class Crew:
                 env=environment(extra or {}),
                 start_new_session=True,
             )
-        process = Process(name, popen, stdout, stderr)
-        self.processes.append(process)
+            process = Process(name, popen, stdout, stderr)
+            self.processes.append(process)
         return process
 
     def ask(self, name: str, *arguments: str | Path, extra: Mapping[str, str] | None = None) -> Any:
         """Runs a program to its end and returns what it printed as its last line, which is JSON."""
-        process = self.start(name, *arguments, extra=extra)
-        process.until(lambda: not process.alive, "ended")
-        self.processes.remove(process)
+        process = self.finish(self.start(name, *arguments, extra=extra))
         lines = process.stdout.read_text().splitlines()
         if process.popen.returncode != 0 or not lines:
             raise UnexpectedError(f"{name} failed", process.tail())
         return json.loads(lines[-1])
+
+    def finish(self, process: Process) -> Process:
+        """Waits for the end of a process that comes to one by itself, however it ends."""
+        try:
+            process.popen.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            raise UnexpectedError(f"{process.name}: not ended within {PATIENCE:.0f} s", process.tail()) from None
+        self.processes.remove(process)
+        return process
 
     def last_words(self) -> str:
         """What the processes said that ended by themselves."""
@@ -118,6 +130,23 @@ class Crew:
                 process.popen.kill()
                 process.popen.wait()
         self.processes.clear()
+
+
+@contextmanager
+def unbroken() -> Iterator[None]:
+    """Puts the signals that end us off until the block is over: one in its middle would leave a process to nobody."""
+    came: list[int] = []
+    before = {number: signal.getsignal(number) for number in ENDING}
+    for number, handler in before.items():
+        if callable(handler):
+            signal.signal(number, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if came:
+        signal.raise_signal(came[0])
 
 
 def environment(extra: Mapping[str, str]) -> dict[str, str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from sidecar.demo import software_tpm
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -38,12 +40,21 @@ class Ports:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One demo. Everything lies in ``folder``; ``crew`` ends what was started."""
+    """One demo. Everything lies in ``folder``; ``crew`` ends what was started.
+
+    ``no_tpm`` says what to do to see keys in a software TPM; None where the sidecars have theirs in one.
+    """
 
     folder: Path
     ports: Ports
     crew: Crew
     running: dict[str, Process] = field(default_factory=dict)
+    no_tpm: str | None = "not looked for"
+
+    @property
+    def in_tpm(self) -> bool:
+        """Whether the sidecars have their keys in a software TPM."""
+        return self.no_tpm is None
 
     @property
     def certs(self) -> Path:
@@ -66,6 +77,10 @@ class Stage:
     def socket(self, agent: str) -> Path:
         """The admin socket of an agent's sidecar."""
         return self.folder / f"{agent}.sock"
+
+    def key(self, agent: str) -> str:
+        """What `identity.key` says in the configuration of an agent's sidecar."""
+        return software_tpm.key(agent) if self.in_tpm else f"certs/{agent}/tls.key"
 
     def sidecar(self, agent: str) -> Process:
         """The process of an agent's sidecar."""

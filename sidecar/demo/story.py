@@ -7,16 +7,17 @@ import signal
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from sidecar.clock import Clock
+from sidecar.demo import software_tpm
 from sidecar.demo.further import commands
 from sidecar.demo.outcome import UnexpectedError
 from sidecar.demo.ports import free_ports
-from sidecar.demo.processes import Crew
+from sidecar.demo.processes import ENDING, Crew
 from sidecar.demo.screen import Row, Screen
 from sidecar.demo.stage import Ports, Stage
-from sidecar.demo.steps import STORY
+from sidecar.demo.steps import story_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -24,11 +25,9 @@ if TYPE_CHECKING:
 
     from sidecar.demo.outcome import Outcome, Step
 
-ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
-
-def tell(screen: Screen, *, keep: bool = False, story: Sequence[Step] = STORY) -> int:
-    """Plays the whole story; returns 0 if every step behaved, else 1.
+def tell(screen: Screen, *, keep: bool = False, story: Sequence[Step] | None = None) -> int:
+    """Plays the whole story, or another one; returns 0 if every step behaved, else 1.
 
     With ``keep`` everything goes on running until Ctrl-C. Processes and folder are gone when this returns or raises.
     """
@@ -36,7 +35,7 @@ def tell(screen: Screen, *, keep: bool = False, story: Sequence[Step] = STORY) -
     try:
         with _stage() as stage:
             screen.opening(str(stage.folder))
-            rows = perform(screen, stage, story)
+            rows = perform(screen, stage, story_of(stage) if story is None else story)
             ok = all(row.ok for row in rows)
             screen.table(rows)
             seconds = Clock().monotonic() - started
@@ -94,12 +93,13 @@ def _look_further(screen: Screen, stage: Stage, *, keep: bool) -> None:
 
 @contextmanager
 def _stage() -> Iterator[Stage]:
-    """A folder for us alone and a crew without members; both are gone afterwards, whatever happened."""
+    """A folder for us alone and a crew of software TPMs at most; both are gone afterwards, whatever happened."""
     with _signals():
         folder = Path(tempfile.mkdtemp(prefix="sidecar-demo-")).resolve()
         crew = Crew(folder)
         try:
-            yield Stage(folder, Ports(*free_ports(5)), crew)
+            running, no_tpm = software_tpm.power_on(crew)
+            yield Stage(folder, Ports(*free_ports(5)), crew, dict(running), no_tpm)
         finally:
             # From here on nothing interrupts: it is bounded, and half of it would leave processes behind.
             for number in ENDING:

@@ -174,9 +174,13 @@ class Svid:
         """The chain in DER, leaf first: what a peer's :func:`~sidecar.identity.verify.verify` gets to see."""
         return _der(self.chain)
 
+    def is_for(self, public_key: PublicKeyTypes) -> bool:
+        """Says whether the certificate is for the key with that public half."""
+        return _spki(public_key) == _spki(self.chain[0].public_key())
+
     def check_key(self, public_key: PublicKeyTypes) -> None:
         """Accepts the public half of the key that the certificate is for; raises :class:`CertificateError`."""
-        if _spki(public_key) != _spki(self.chain[0].public_key()):
+        if not self.is_for(public_key):
             raise CertificateError(
                 CertificateCode.KEY_MISMATCH, f"the key is not the one in the certificate of {self.id}"
             )

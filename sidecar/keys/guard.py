@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from sidecar.keys.errors import SignCode, SignError
-from sidecar.keys.selftest import self_test
+from sidecar.keys.selftest import check_signature, self_test
 from sidecar.keys.serial import SerialSigner
 
 if TYPE_CHECKING:
@@ -76,15 +76,27 @@ class GuardedSigner:
     def _sign(self, message: bytes, hash_: Hash) -> bytes:
         began = time.monotonic()
         try:
-            signature = self._signer.sign(message, hash_)
+            signature = self._checked(message, hash_)
         except SignError as error:
             if error.code not in _PASSING:
-                self._trouble = error.with_traceback(None)
+                self._trouble = SignError(error.code, str(error), hint=error.hint)
             self._told(time.monotonic() - began, error.code)
             raise
         self.signed = now = time.monotonic()
         self._trouble = None
         self._told(now - began, None)
+        return signature
+
+    def _checked(self, message: bytes, hash_: Hash) -> bytes:
+        """Signs and verifies: a device that returns anything else is not well, whatever it says. Raises SignError."""
+        try:
+            signature = self._signer.sign(message, hash_)
+        except SignError:
+            raise
+        except Exception as error:
+            # A defect, of ours or of a library: its text is left out, it may quote anything.
+            raise SignError(SignCode.FAILED, f"unexpected {type(error).__name__} while signing") from error
+        check_signature(self.public_key, signature, message, hash_)
         return signature
 
 

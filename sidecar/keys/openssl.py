@@ -178,12 +178,22 @@ class _Library:
         return function
 
 
-def _unsuitable(message: str) -> PrivateKeyError:
+_INSTALL: Final = (
+    "use the system's Python (Debian: apt-get install python3 python3-venv), or one built with a shared OpenSSL; "
+    "a software key (PEM) works with any"
+)
+
+
+def _unsuitable(message: str, hint: str = _INSTALL) -> PrivateKeyError:
     return PrivateKeyError(
-        KeyCode.OPENSSL,
-        f"a key outside of this process cannot be used for TLS: {message}",
-        hint="use the system's Python (Debian: apt-get install python3 python3-venv), or one built with a shared OpenSSL; "
-        "a software key (PEM) works with any",
+        KeyCode.OPENSSL, f"a key outside of this process cannot be used for TLS: {message}", hint=hint
+    )
+
+
+def _kept_away() -> PrivateKeyError:
+    return _unsuitable(
+        f"{ssl.OPENSSL_VERSION} is configured to use no other provider than its own, or not even those",
+        "look for default_properties in its configuration (the file that OPENSSL_CONF names, or openssl.cnf)",
     )
 
 
@@ -425,9 +435,9 @@ def _finish_signature(context: int, output: int | None, size: Any, room: int) ->
     if not output:
         size[0] = signature.record.signature_bytes
         return 1
+    signer = signature.record.signer
     with untouched():
-        signer = signature.record.signer
-    made = signer.sign(signature.message, signature.hash)
+        made = signer.sign(signature.message, signature.hash)
     # The peer would see it as well, but take us for an impostor. What is right is never too long for OpenSSL's buffer.
     check_signature(signer.public_key, made, signature.message, signature.hash)
     if len(made) > room:
@@ -487,6 +497,9 @@ class ExternalKey:
         spki = self.signer.public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         buffer = ct.create_string_buffer(spki, len(spki))
         public = library.read_public(None, ct.byref(_Pointer(ct.addressof(buffer))), len(spki))
+        if not public:
+            library.clear_errors()
+            raise _kept_away()
         number = next(_numbers)
         _records[number] = _Record(self.signer, public, library.signature_bytes(public))
         weakref.finalize(context, _forget, number).atexit = False
@@ -537,7 +550,7 @@ class ThroughOpenSsl:
         failure = self._key.take_failure()
         if isinstance(failure, Exception):
             raise failure
-        raise _unsuitable(f"{ssl.OPENSSL_VERSION} does not sign with it; look at its configuration file")
+        raise _kept_away()
 
     def close(self) -> None:
         """Lets go of nothing: the signer is somebody else's."""

@@ -30,6 +30,8 @@ OPEN_SECONDS = 10.0
 #: Threads of each direction that make handshake steps, where a device with our key may take its time. The device does one
 #: thing at a time; the others do what is left of a handshake meanwhile, and one may be lost to a device that hangs.
 STEP_THREADS = 4
+#: Those that end handshakes, for which the device has nothing left to do.
+LAST_STEP_THREADS = 2
 
 
 @dataclass(slots=True)
@@ -52,6 +54,8 @@ class Hub:
     handshaking: dict[TlsStream, None] = field(default_factory=dict)
     #: Makes the steps of handshakes with a key that is in a device, by our role: neither keeps the other waiting.
     steps: dict[Role, Workers] = field(init=False)
+    #: The steps behind our own flight as a server: they need no signature.
+    last_steps: Workers = field(init=False)
     #: Open downstream connections by direction.
     open: Counter[str] = field(default_factory=Counter)
     draining: bool = False
@@ -60,6 +64,8 @@ class Hub:
     def __post_init__(self) -> None:
         """Makes the workers; they have no threads until there is work."""
         self.steps = {role: Workers(f"handshake-{role}", STEP_THREADS, self.limits.handshake_queue) for role in Role}
+
+        self.last_steps = Workers("handshake-end", LAST_STEP_THREADS, self.limits.handshake_queue)
 
     @property
     def handshakes(self) -> int:
@@ -83,7 +89,7 @@ class Hub:
         due = [s for s in self.streams if s.read_deadline <= now or s.write_deadline <= now]
         for stream in due:
             stream.expire(now)
-        for workers in self.steps.values():
+        for workers in (*self.steps.values(), self.last_steps):
             workers.limit = self.limits.handshake_queue
             for job in workers.late(self.limits.sign_timeout):
                 job.tell_late()

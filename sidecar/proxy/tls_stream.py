@@ -35,6 +35,10 @@ DRY_BYTES = 64 * 1024
 DRY_SHARE = 64
 PADDED_BYTES = 17 * 1024
 
+#: What may be held aside while a step runs in a thread before the peer has to wait: more than any ClientHello has, so that
+#: its end is seen at once, and so little that one more read fits into `sidecar.tls.engine.HELD_BYTES`.
+STEP_BYTES = 64 * 1024
+
 #: Makes the engine of a connection, and names the context that it belongs to.
 Maker = Callable[[], "tuple[TlsContext, TlsEngine]"]
 
@@ -168,13 +172,23 @@ class TlsStream(Stream):
             self._stepped()
         elif self._job is not None:
             self._more = True
+            self.pause_reading()
         else:
-            self._job = Job(self.engine.work, self._worked, late=self._late)
-            # A signature that was made is not thrown away: only what has cost nothing yet is turned away.
-            if not self.hub.steps[self.context.role].submit(self._job, bounded=not self._answered):
-                self.hub.metrics.limit_hits_total.labels("handshake_queue").inc()
-                self._refuse(HandshakeQueueError())
-                self.abort()
+            self._begin_step()
+
+    def _begin_step(self) -> None:
+        hub, answered = self.hub, self._answered
+        self._job = Job(self.engine.work, self._worked, late=self._late)
+        if self.engine.held > STEP_BYTES:
+            self.pause_reading()  # the rest waits in the kernel, and a good caller's data are no flood
+        # A signature that was made is not thrown away: only what has cost nothing yet is turned away. And what only has
+        # to be ended does not queue behind others' signatures.
+        ending = answered and self.context.role is Role.SERVER
+        workers = hub.last_steps if ending else hub.steps[self.context.role]
+        if not workers.submit(self._job, bounded=not answered):
+            hub.metrics.limit_hits_total.labels("handshake_queue").inc()
+            self._refuse(HandshakeQueueError())
+            self.abort()
 
     @property
     def _answered(self) -> bool:
@@ -195,6 +209,7 @@ class TlsStream(Stream):
         self._job = None
         self._stepping = True
         more, self._more = self._more, False
+        self.resume_reading()
         if self.state is _OPENING:
             self._stepped()
             if more and self.state is _OPENING:
@@ -235,7 +250,7 @@ class TlsStream(Stream):
             return
         self._shaking = False
         if self._job is not None:
-            self._job.given_up = True
+            self._job.give_up()
             self._job = None
         self.hub.handshaking.pop(self, None)
         metrics = self.hub.metrics

@@ -50,6 +50,11 @@ class Connection(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
 
     @property
+    def uid(self) -> int | None:
+        """Whose it is."""
+        return self._peer.uid
+
+    @property
     def busy(self) -> bool:
         """Whether a request is being answered."""
         return self._use is not None

@@ -140,12 +140,14 @@ class SignerService:
     # -- what a connection asks and tells -----------------------------------------------------------------------------
 
     def admit(self, connection: Connection, peer: Peer) -> UseCode | None:
-        """Takes a connection in, in place of one that is idle where there are too many; says why not otherwise."""
+        """Takes a connection in, in place of an idle one of its uid where that has too many; says why not otherwise."""
         if peer.uid not in self._uids:
             self.means.messages.warning("the signer socket refused a connection", uid=peer.uid)
             return UseCode.UID
-        if len(self.open) >= self.limits.connections:
-            idle = next((each for each in self.open if not each.busy), None)
+        # Each uid has its share, and makes room among its own: none can keep the others out.
+        own = [each for each in self.open if each.uid == peer.uid]
+        if len(own) >= max(1, self.limits.connections // len(self._uids)):
+            idle = next((each for each in own if not each.busy), None)
             if idle is None:
                 return UseCode.CONNECTIONS
             self.forget(idle)

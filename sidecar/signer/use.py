@@ -94,7 +94,7 @@ class Use:
         if self._timer is not None:
             self._timer.cancel()
         if self._job is not None:
-            self._job.given_up = True
+            self._job.give_up()
         self._means.log.sign(self._peer, self._purpose, result, self._means.clock.monotonic() - self._began)
         if reply is not None:
             self._answer(reply)

@@ -231,6 +231,11 @@ class TlsEngine:
         self._wire_ended = True
         self._flowing = False
 
+    @property
+    def held(self) -> int:
+        """Bytes that were received and that OpenSSL has not been given yet."""
+        return self._received - self._fed
+
     def _hold(self, data: bytes) -> None:
         if self.state is State.HANDSHAKE and self._received - self._fed >= HELD_BYTES:
             self._overflow = True  # the next step refuses
@@ -270,6 +275,7 @@ class TlsEngine:
         try:
             if not self._take_work():
                 return False
+            self._demand_all()
             self.resumed = bool(self._object.session_reused)
             self.peer = self._context.prove(self._object, now)
         except ssl.SSLError as error:
@@ -305,8 +311,7 @@ class TlsEngine:
 
     def _step(self) -> bool:
         """Feeds what may be fed and lets OpenSSL work on it once; True when its handshake is done."""
-        if self._overflow:
-            raise TlsError(TlsCode.HANDSHAKE_TOO_LARGE, f"more than {HELD_BYTES} bytes arrived during one step")
+        self._demand_all()
         self._feed()
         before = self.outgoing.pending
         self._context.take_failure()  # of another connection's step in this thread
@@ -333,9 +338,14 @@ class TlsEngine:
                 self._hello = None
         return True
 
+    def _demand_all(self) -> None:
+        """Refuses where something was not held: it would be missing, before the handshake's end or behind it."""
+        if self._overflow:
+            raise TlsError(TlsCode.HANDSHAKE_TOO_LARGE, f"more than {HELD_BYTES} bytes arrived during one step")
+
     def cut_short(self) -> TlsError:
         """Says what it means that the peer's bytes have ended in the handshake; touches nothing."""
-        if not self._fed:
+        if not self._received:
             return TlsError(TlsCode.CLOSED_BEFORE_HELLO, "the peer closed without sending a byte")
         return TlsError(TlsCode.HANDSHAKE_TRUNCATED, "the peer closed in the middle of the handshake")
 

@@ -14,12 +14,20 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
+from tests.support.machine import missing
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 pytestmark = pytest.mark.needs("mcp")
 
-STEPS = ("set-up", "named caller", "unnamed caller", "impostor", "spoofed identity", "no certificate")
+#: Where a software TPM can be had, the sidecars have their keys in one, and the story has a step more.
+IN_TPM = not (missing("swtpm") or missing("tpm2-pytss"))
+STEPS = (
+    *("set-up", "named caller", "unnamed caller", "impostor", "spoofed identity", "no certificate"),
+    *(["copied key"] if IN_TPM else []),
+)
+PROCESSES = 6 if IN_TPM else 4
 SECONDS = 60
 
 
@@ -92,8 +100,19 @@ def pids(text: str) -> list[int]:
     return [int(pid) for pid in re.findall(r"pid (\d+):", text)]
 
 
+def at_work(tmp_path: Path) -> list[str]:
+    """The programs that run in a demo's folder, as Linux tells; elsewhere none is seen."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # ended while we looked, or somebody else's
+            if (entry / "cwd").readlink().is_relative_to(tmp_path / "tmp"):
+                found.append((entry / "cmdline").read_text().replace("\0", " "))
+    return found
+
+
 def nothing_is_left(tmp_path: Path, text: str) -> None:
     assert list((tmp_path / "tmp").iterdir()) == []
+    assert at_work(tmp_path) == []
     for pid in pids(text):
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
@@ -121,7 +140,7 @@ def test_the_whole_story(told: Told) -> None:
     seconds = re.search(r"every step behaved as it should; ([\d.]+) s", result.stdout)
     assert seconds
     assert float(seconds[1]) < 20
-    assert len(pids(result.stdout)) == 4
+    assert len(pids(result.stdout)) == PROCESSES
     nothing_is_left(told.tmp_path, result.stdout)
 
 
@@ -138,6 +157,28 @@ def test_the_story_shows_what_it_claims(told: Told) -> None:
     assert re.search(r"x-sidecar-caller +spiffe://example.org/agent/planner/1\n", parts["spoofed identity"])
     assert re.search(r"decision\.reason +no_certificate\n", parts["no certificate"])
     assert "PRIVATE KEY" not in out
+
+
+@pytest.mark.needs("swtpm", "tpm2-pytss")
+def test_keys_in_a_software_tpm_are_shown_as_what_they_are(told: Told) -> None:
+    out = told.result.stdout
+    assert out.count("key_protection tpm (swtpm, a software TPM: shows the code path, protects nothing)") == 2
+    for agent in ("planner", "tools"):
+        assert f"sidecar certs init certs --agent {agent} --key tpm:tcti=swtpm:path={agent}.tpm" in out
+    assert out.count("software key\n") == 2  # the rogue and the impostor
+    assert "the TPM did not make this wrapped key" in out
+    assert "the planner's TPM is a program: who copies planner-tpm/ too has the key" in out
+
+
+def test_without_swtpm_keys_are_in_files_and_it_says_what_to_install(tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    result = demo(tmp_path, PATH=str(tmp_path / "bin"))
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "apt-get install swtpm" in result.stdout
+    assert result.stdout.count("key_protection software\n") == 2
+    assert "key_protection tpm" not in result.stdout
+    assert len(pids(result.stdout)) == 4
+    assert "copied key" not in result.stdout
 
 
 def test_a_pipe_gets_plain_lines_of_80_columns(tmp_path: Path) -> None:
@@ -187,6 +228,9 @@ def test_kept_running_its_commands_work_until_ctrl_c(tmp_path: Path) -> None:
 def test_a_signal_in_the_middle_leaves_nothing(tmp_path: Path, moment: str, number: signal.Signals, code: int) -> None:
     with running(tmp_path) as begun:
         begun.until(moment)
+        # Its software TPMs are there before its first line is.
+        if IN_TPM and sys.platform == "linux":
+            assert sum("swtpm" in program for program in at_work(tmp_path)) == 2
         assert begun.end(number) == code
     assert "Traceback" not in begun.text
     nothing_is_left(tmp_path, begun.text)

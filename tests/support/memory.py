@@ -26,8 +26,8 @@ NEEDED = "reading another process's memory needs Linux and CAP_SYS_PTRACE, or a 
 #: What the kernel shows as readable and lets nobody read by way of /proc: its own clock, without anything of a process.
 _KERNELS: Final = frozenset({"[vvar]", "[vvar_vclock]", "[vsyscall]"})
 _BLOCK: Final = 4 * 1024 * 1024
-#: Of one half of a form; the halves of 32 octets have 16.
-_LEAST: Final = 12
+#: Of one half of a form: by chance 8 octets stand nowhere twice.
+_LEAST: Final = 8
 
 Forms = dict[str, bytes]
 
@@ -46,7 +46,7 @@ class Search:
 
     def look(self, place: str, blocks: Iterable[bytes], forms: Mapping[str, bytes]) -> None:
         """Looks at one place, which comes in pieces."""
-        needles = [(name, half) for name, form in forms.items() for half in _halves(form)]
+        needles = [(name, half) for name, form in forms.items() for half in halves(form)]
         keep = max(len(half) for _, half in needles) - 1
         rest = b""
         for block in blocks:
@@ -112,7 +112,7 @@ def _base64(secret: bytes, offset: int) -> bytes:
     return text[first : (offset + len(secret)) * 8 // 6]
 
 
-def _halves(form: bytes) -> tuple[bytes, bytes]:
+def halves(form: bytes) -> tuple[bytes, bytes]:
     middle = len(form) // 2
     assert middle >= _LEAST, "what is so short is found where it is not"
     return form[:middle], form[middle:]

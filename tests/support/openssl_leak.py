@@ -13,12 +13,13 @@ import json
 import resource
 import sys
 import time
+from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sidecar.keys.errors import SignCode
 from sidecar.keys.openssl import ExternalKey, live_keys
-from tests.support.lent import TellingSigner, client_of, failing, lent, server_of, under_way
+from tests.support.lent import Lent, client_of, failing, lent, server_of, under_way
 from tests.support.tls import PLANNER, TOOLS, connected, converse
 
 if TYPE_CHECKING:
@@ -47,13 +48,23 @@ def _heap() -> int | None:
 
 
 def _rss() -> int:
+    trim: Any = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)  # what is free but kept for later is no leak
     pages = Path("/proc/self/statm").read_text().split()[1]
     return int(pages) * resource.getpagesize()
 
 
+def _forgetful() -> Lent:
+    pair = lent()
+    pair.planner.asked = deque(maxlen=1)
+    pair.tools.asked = deque(maxlen=1)
+    return pair
+
+
 def handshakes() -> Callable[[], None]:
     """Full handshakes with the same two contexts, and data."""
-    pair = lent()
+    pair = _forgetful()
 
     def once() -> None:
         client, server = connected(pair.client, pair.server)
@@ -67,13 +78,17 @@ def handshakes() -> Callable[[], None]:
 
 
 def resumptions() -> Callable[[], None]:
-    """Handshakes of which each resumes the one before."""
-    pair = lent()
-    key = "tools"
+    """Handshakes that resume one session.
+
+    It is read once: before 3.12.8 and 3.13.1 Python loses 6 kB whenever it gives a session out, whatever the key
+    (CPython issue 116810).
+    """
+    pair = _forgetful()
+    session = connected(pair.client, pair.server)[0].engine.session()
 
     def once() -> None:
-        client, server = connected(pair.client, pair.server, session=pair.client.sessions.take(key))
-        pair.client.sessions.put(key, client.engine.session())
+        client, server = connected(pair.client, pair.server, session=session)
+        assert client.engine.resumed
         assert server.open
 
     return once
@@ -81,7 +96,7 @@ def resumptions() -> Callable[[], None]:
 
 def failures() -> Callable[[], None]:
     """Handshakes in which one end does not sign, in turn, or breaks off."""
-    pair = lent()
+    pair = _forgetful()
     ends = [pair.planner, pair.tools]
 
     def once() -> None:
@@ -97,7 +112,8 @@ def failures() -> Callable[[], None]:
 
 def rotations() -> Callable[[], None]:
     """Contexts that are made, used once, and dropped."""
-    keys = ExternalKey(TellingSigner(PLANNER)), ExternalKey(TellingSigner(TOOLS))
+    signers = _forgetful()[2:]
+    keys = ExternalKey(signers[0]), ExternalKey(signers[1])
 
     def once() -> None:
         client, server = connected(client_of(PLANNER, keys[0]), server_of(TOOLS, keys[1]))
@@ -113,7 +129,7 @@ KINDS = {kind.__name__: kind for kind in (handshakes, resumptions, failures, rot
 def main(what: str, count: int) -> None:
     keys, signatures = live_keys(), under_way()
     once = KINDS[what]()
-    for _ in range(max(count // 5, 1100)):  # longer than what a `TellingSigner` keeps
+    for _ in range(max(count // 5, 100)):
         once()
     gc.collect()
     rss, heap, blocks = _rss(), _heap(), sys.getallocatedblocks()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from sidecar.demo.steps import (
+    copied_key,
     impostor,
     named_caller,
     no_certificate,
@@ -15,6 +16,7 @@ from sidecar.demo.steps import (
 
 if TYPE_CHECKING:
     from sidecar.demo.outcome import Step
+    from sidecar.demo.stage import Stage
 
 STORY: Final[tuple[Step, ...]] = (
     set_up.STEP,
@@ -25,3 +27,8 @@ STORY: Final[tuple[Step, ...]] = (
     no_certificate.STEP,
 )
 """In this order; the first one makes what the others need."""
+
+
+def story_of(stage: Stage) -> tuple[Step, ...]:
+    """The story, and the step that needs keys in a TPM if they are in one."""
+    return (*STORY, copied_key.STEP) if stage.in_tpm else STORY

@@ -1,20 +1,29 @@
-"""Identities, configurations, and five processes: two agents, their sidecars, and an impostor."""
+"""Identities, configurations, and four processes: the tools, two sidecars, and an impostor.
+
+The keys of both sidecars are made in a software TPM where there is one. The rogue and the impostor are programs without
+a sidecar, which know keys in files alone.
+"""
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from cryptography import x509
+
 from sidecar.clock import Clock
-from sidecar.demo import configs
-from sidecar.demo.admin import ready
+from sidecar.demo import configs, software_tpm
+from sidecar.demo.admin import identity, ready
 from sidecar.demo.lines import find
-from sidecar.demo.outcome import Outcome, Section, Step
+from sidecar.demo.outcome import Outcome, Section, Step, UnexpectedError, expect
 from sidecar.demo.ports import accepts
 from sidecar.demo.stage import TRUST_DOMAIN
 from sidecar.devcerts.generate import generate
-from sidecar.devcerts.layout import Order
+from sidecar.devcerts.layout import CERTIFICATE, Order
+from sidecar.identity.pins import Pin
+from sidecar.keys.protection import Protection
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,28 +31,45 @@ if TYPE_CHECKING:
     from sidecar.demo.stage import Stage
     from sidecar.devcerts.identities import Identity
 
-AGENTS: Final = ("planner", "tools", "rogue")
+SIDECARS: Final = ("planner", "tools")
+OTHERS: Final = ("rogue",)
 
 
 def run(stage: Stage) -> Outcome:
     """Makes everything, starts everything at once, and waits until all of it is ready."""
     clock = Clock()
     started = clock.monotonic()
-    identities = {one.id.segments[1]: one for one in _issue(stage.certs, AGENTS)}
+    commands = _in_tpm(stage) if stage.in_tpm else ()
+    rogue = _issue(stage.certs, OTHERS if stage.in_tpm else (*SIDECARS, *OTHERS))[-1]
     forged = _forge(stage)
-    stage.config("planner").write_text(configs.planner(stage.ports, identities["tools"].pin))
-    stage.config("tools").write_text(configs.tools(stage.ports, identities["planner"].pin))
+    pins = {agent: _pin(stage, agent) for agent in SIDECARS}
+    stage.config("planner").write_text(configs.planner(stage.ports, pins["tools"], stage.key("planner")))
+    stage.config("tools").write_text(configs.tools(stage.ports, pins["planner"], stage.key("tools")))
     _start(stage)
     _await(stage)
+    told = tuple((agent, _told(stage, agent, pins[agent])) for agent in SIDECARS)
     seconds = clock.monotonic() - started
     return Outcome(
         f"all ready after {seconds:.1f} s",
         (
-            Section("identities", tuple((name, _described(one)) for name, one in identities.items())),
-            Section("the impostor's certificate: same authority, same SPIFFE ID", (("impostor", _described(forged)),)),
+            _keys(stage, commands),
+            Section("identities, as the sidecars tell them (/certs)", told),
+            Section("programs without a sidecar", (("rogue", _described(rogue)), ("impostor", _described(forged)))),
             Section("processes", _processes(stage)),
         ),
     )
+
+
+def _in_tpm(stage: Stage) -> tuple[tuple[str, str], ...]:
+    """Has an identity made for each sidecar, with its key in its own TPM; returns the commands that did it."""
+    commands = []
+    for agent in SIDECARS:
+        words = ("certs", "init", "certs", "--agent", agent, "--key", f"tpm:tcti={software_tpm.tcti(agent)}")
+        made = stage.crew.finish(stage.crew.start(f"{agent}-certs", "sidecar", *words))
+        if made.popen.returncode != 0:
+            raise UnexpectedError(f"no key was made in the TPM of {agent}", made.tail())
+        commands.append((agent, f"sidecar {shlex.join(words)}"))
+    return tuple(commands)
 
 
 def _issue(folder: Path, agents: tuple[str, ...]) -> tuple[Identity, ...]:
@@ -56,6 +82,11 @@ def _forge(stage: Stage) -> Identity:
     for name in ("ca.crt", "ca.key"):
         shutil.copy(stage.certs / name, stage.stolen / name)  # with its mode
     return _issue(stage.stolen, ("tools",))[0]
+
+
+def _pin(stage: Stage, agent: str) -> Pin:
+    certificate = (stage.certs / agent / CERTIFICATE).read_bytes()
+    return Pin.of_certificate(x509.load_pem_x509_certificate(certificate))
 
 
 def _start(stage: Stage) -> None:
@@ -82,6 +113,23 @@ def _await(stage: Stage) -> None:
     stage.running["tools"].until(lambda: accepts(stage.ports.server), "ready")
 
 
+def _told(stage: Stage, agent: str, pin: Pin) -> str:
+    """What a running sidecar says of itself: it has to be what was made for it."""
+    told = identity(stage.socket(agent))
+    protection = Protection.TPM if stage.in_tpm else Protection.SOFTWARE
+    expect(told["pin"] == str(pin), f"the sidecar of {agent} has another key than was made", told)
+    expect(told["key_protection"] == protection, f"the key of {agent} is not where it was made", told)
+    what = f" ({software_tpm.WHAT})" if stage.in_tpm else ""
+    return f"{told['identity']}\npin {told['pin']}\nkey_protection {told['key_protection']}{what}"
+
+
+def _keys(stage: Stage, commands: tuple[tuple[str, str], ...]) -> Section:
+    """Says where the keys are, or what to do to have them in a software TPM."""
+    if stage.no_tpm is None:
+        return Section(f"keys of both sidecars, in {software_tpm.WHAT}", commands)
+    return Section("keys, in files; to see those of both sidecars in a software TPM", (("do", stage.no_tpm),))
+
+
 def _described(identity: Identity) -> str:
     return f"{identity.id}, {identity.protection} key\npin {identity.pin}"
 
@@ -89,10 +137,14 @@ def _described(identity: Identity) -> str:
 def _processes(stage: Stage) -> tuple[tuple[str, str], ...]:
     ports = stage.ports
     doing = {
+        name: f"swtpm, a software TPM; its files are in {name}/"
+        for name in map(software_tpm.name, SIDECARS)
+        if name in stage.running
+    } | {
         "tools": f"MCP server on 127.0.0.1:{ports.server}, plain HTTP",
         "tools-sidecar": f"sidecar run tools.yaml\nmutual TLS on 127.0.0.1:{ports.inbound}, lets the planner through alone",
         "planner-sidecar": f"sidecar run planner.yaml\nserves the planner on 127.0.0.1:{ports.outbound}, dials the tools alone",
-        "impostor": f"TLS server on 127.0.0.1:{ports.impostor}",
+        "impostor": f"TLS server on 127.0.0.1:{ports.impostor}; chain and SPIFFE ID of the tools, another key",
     }
     return tuple((name, f"pid {stage.running[name].popen.pid}: {what}") for name, what in doing.items())
 
@@ -100,7 +152,7 @@ def _processes(stage: Stage) -> tuple[tuple[str, str], ...]:
 STEP: Final = Step(
     name="set-up",
     title="Identities, two configurations, and a sidecar beside each agent",
-    sends="sidecar certs init certs --agent planner --agent tools --agent rogue, then two times sidecar run",
+    sends="sidecar certs init for planner, tools and rogue, then two times sidecar run",
     expected="identities made, both sidecars ready",
     run=run,
 )

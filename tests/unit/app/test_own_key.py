@@ -62,6 +62,12 @@ class Device:
         self.closed += 1
 
 
+@pytest.fixture(autouse=True)
+def _fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one test's PIN was refused is nothing to the next."""
+    monkeypatch.setattr(own_key, "_refused", set())
+
+
 @pytest.fixture
 def loaded(tmp_path: Path) -> Loaded:
     return configured(tmp_path)
@@ -232,3 +238,47 @@ async def test_closing_a_device_that_hangs_takes_its_time_and_no_more(
     monkeypatch.setattr(device, "close", lambda: blocked.wait(30))
     await key.close()
     blocked.set()
+
+
+async def test_a_pin_that_was_refused_is_not_sent_again_by_a_reload(loaded: Loaded, device: Device) -> None:
+    device.fail = SignCode.AUTH
+    for _ in range(3):
+        with pytest.raises(SignError) as caught:
+            await OwnKey.open(loaded)
+        assert caught.value.code is SignCode.AUTH
+    assert device.asked == 1
+
+
+async def test_a_key_that_was_replaced_at_its_place_is_opened_anew(loaded: Loaded, device: Device) -> None:
+    key = await OwnKey.open(loaded)
+    device.fail = SignCode.NO_KEY
+    with pytest.raises(SignError):
+        key.private_key.signer.sign(b"x", Hash.SHA256)  # type: ignore[attr-defined]  # as a handshake does
+    device.fail = None
+    assert await OwnKey.open(loaded, key) is not key
+
+
+async def test_what_a_reload_retired_is_closed_with_the_process(loaded: Loaded, device: Device) -> None:
+    key = await OwnKey.open(loaded)
+    key.retire(3600)
+    await own_key.close_retired()
+    assert device.closed == 1
+
+
+async def test_a_defect_in_a_try_does_not_end_the_trying(
+    loaded: Loaded, device: Device, hasty: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = await OwnKey.open(loaded)
+    monkeypatch.setattr(own_key, "IDLE_SECONDS", 0.01)
+    async with watched(key) as (_, said):
+
+        async def broken(*_: object) -> None:
+            raise RuntimeError("secret")
+
+        real = own_key.apart
+        monkeypatch.setattr(own_key, "apart", broken)
+        await soon(lambda: "our key could not be tried" in said(), "a message")
+        assert "secret" not in said()
+        monkeypatch.setattr(own_key, "apart", real)
+        before = device.asked
+        await soon(lambda: device.asked > before, "it to be tried again")

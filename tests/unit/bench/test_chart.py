@@ -6,6 +6,7 @@ import pytest
 
 from bench.chart import AIM, MUST, OURS, THEIRS, draw
 from bench.figures import Cell
+from bench.rows.row import Line
 from tests.support.bench import HTTP, LOG, TCP, result
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -36,6 +37,13 @@ def test_it_is_well_formed_and_holds_every_bar() -> None:
         ("stunnel: 70.0", THEIRS),
         ("sidecar: 0", OURS),
     ]
+
+
+def test_a_line_in_which_more_is_better_says_so() -> None:
+    rate = Line("keys.rate", "connections", "a second", more=True)
+    found = words(draw(result(HTTP, rate, http={"sidecar": [1.0]}, keys__rate={"sidecar": [2.0]})))
+    assert "connections, a second (longer is better)" in found
+    assert "HTTP request, µs CPU" in found
 
 
 def test_it_names_who_has_no_bar() -> None:

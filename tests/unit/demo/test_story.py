@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from sidecar.demo import software_tpm
 from sidecar.demo import story as story_module
 from sidecar.demo.outcome import Outcome, Section, Step, UnexpectedError
 from sidecar.demo.screen import Screen
+from sidecar.demo.steps import copied_key, story_of
 from sidecar.demo.story import tell
 
 if TYPE_CHECKING:
@@ -42,6 +44,12 @@ class Set:
         with pytest.raises(ProcessLookupError):
             os.kill(self.pid, 0)
         return not self.stage.folder.exists()
+
+
+@pytest.fixture(autouse=True)
+def _no_tpm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Software TPMs have tests of their own."""
+    monkeypatch.setattr(software_tpm, "lacking", lambda: "apt-get install swtpm")
 
 
 @pytest.fixture
@@ -176,3 +184,10 @@ def test_a_second_ctrl_c_does_not_stop_the_cleaning_up(first: Set, monkeypatch: 
     monkeypatch.setattr(story_module.Crew, "stop", interrupted)
     assert tell(Screen(width=80), story=[step("first", first)]) == 0
     assert first.gone()
+
+
+def test_the_step_that_needs_a_tpm_is_told_only_with_one(tmp_path: Path) -> None:
+    crew, ports = story_module.Crew(tmp_path), story_module.Ports(1, 2, 3, 4, 5)
+    with_tpm = story_of(story_module.Stage(tmp_path, ports, crew, no_tpm=None))
+    without = story_of(story_module.Stage(tmp_path, ports, crew, no_tpm="apt-get install swtpm"))
+    assert with_tpm == (*without, copied_key.STEP)

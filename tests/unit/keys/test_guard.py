@@ -99,6 +99,29 @@ def test_a_probe_that_fails_leaves_it_as_it_was(guarded: GuardedSigner, signer: 
     assert failed(guarded).code is SignCode.NO_KEY
 
 
+def test_a_signature_by_another_key_is_trouble(guarded: GuardedSigner, signer: Faulty) -> None:
+    signer._signer = software.SoftwareSigner(software.load(key_pem(keypair("another"))))
+    assert failed(guarded).code is SignCode.BAD_SIGNATURE
+    with pytest.raises(SignError):
+        guarded.probe()
+    assert guarded.trouble is SignCode.BAD_SIGNATURE
+
+
+def test_what_nobody_expects_is_trouble_by_its_kind_alone(
+    guarded: GuardedSigner, signer: Faulty, told: list[SignCode | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(message: bytes, hash_: Hash) -> bytes:
+        raise OSError("secret")
+
+    monkeypatch.setattr(signer, "sign", broken)
+    error = failed(guarded)
+    assert (error.code, str(error)) == (SignCode.FAILED, "unexpected OSError while signing")
+    assert (guarded.trouble, told) == (SignCode.FAILED, [SignCode.FAILED])
+    monkeypatch.undo()
+    guarded.probe()
+    assert guarded.trouble is None
+
+
 def test_what_was_closed_is_no_trouble_of_the_device(guarded: GuardedSigner, signer: Faulty) -> None:
     signer.fail = SignCode.CLOSED
     failed(guarded)
@@ -110,7 +133,7 @@ def test_a_failure_is_raised_anew_each_time(guarded: GuardedSigner, signer: Faul
     errors = [failed(guarded) for _ in range(4)]
     assert len({id(error) for error in errors}) == 4
     assert guarded._trouble is not None
-    assert guarded._trouble.__traceback__ is None or guarded._trouble is errors[0]
+    assert guarded._trouble.__traceback__ is None
 
 
 def test_a_call_that_hangs_is_trouble_before_it_returns() -> None:
@@ -122,12 +145,13 @@ def test_a_call_that_hangs_is_trouble_before_it_returns() -> None:
             clock[0] += 10
             seen.append(guarded.trouble)
             clock[0] -= 10
-            return b"signature"
+            return software.SoftwareSigner(software.load(key_pem(keypair("guarded")))).sign(message, Hash.SHA256)
 
         def close(self) -> None: ...
 
     clock, seen = [100.0], list[SignCode | None]()
+    message = self_test_message()
     guarded = GuardedSigner(SerialSigner(Device(), limit=3, monotonic=lambda: clock[0]), lambda *_: None)
-    assert sign(guarded) == b"signature"
+    assert guarded.sign(message, Hash.SHA256)
     assert seen == [SignCode.TIMEOUT]
     assert guarded.trouble is None

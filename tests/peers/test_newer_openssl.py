@@ -41,7 +41,8 @@ def test_it_is_newer_and_calls_itself_by_a_name_that_works() -> None:
     [
         ("tests/unit/keys/test_openssl.py", 70),
         ("tests/unit/keys/test_openssl_lifetime.py", 15),
-        ("tests/unit/keys/test_openssl_beside.py", 60),
+        ("tests/unit/keys/test_openssl_beside.py", 35),
+        ("tests/unit/keys/test_openssl_signing.py", 20),
         ("tests/unit/keys/test_openssl_processes.py", 25),
         ("tests/unit/tls", 300),
     ],

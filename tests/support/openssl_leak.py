@@ -7,6 +7,7 @@ more than at the very start.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import json
@@ -17,8 +18,9 @@ from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sidecar.keys.errors import SignCode
-from sidecar.keys.openssl import ExternalKey, live_keys
+from sidecar.keys.errors import SignCode, SignError
+from sidecar.keys.openssl import ExternalKey, ThroughOpenSsl, live_keys
+from sidecar.keys.selftest import self_test
 from tests.support.lent import Lent, client_of, failing, lent, server_of, under_way
 from tests.support.tls import PLANNER, TOOLS, connected, converse
 
@@ -123,7 +125,22 @@ def rotations() -> Callable[[], None]:
     return once
 
 
-KINDS = {kind.__name__: kind for kind in (handshakes, resumptions, failures, rotations)}
+def self_tests() -> Callable[[], None]:
+    """What a start and a reload do first; every other one fails."""
+    signer = _forgetful().tools
+
+    def once() -> None:
+        through = ThroughOpenSsl(ExternalKey(signer))
+        self_test(through)
+        signer.answer = failing(SignCode.TIMEOUT)
+        with contextlib.suppress(SignError):
+            self_test(through)
+        signer.answer = None
+
+    return once
+
+
+KINDS = {kind.__name__: kind for kind in (handshakes, resumptions, failures, rotations, self_tests)}
 
 
 def main(what: str, count: int) -> None:

@@ -73,7 +73,8 @@ class SoftHsm:
         self.make_token(self.token)
         # A module that is started again in this process reads its configuration again.
         os.environ.update(self.environment())
-        self.module.start()
+        with self.module.alone():
+            self.module.start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -117,7 +118,8 @@ class SoftHsm:
 
     def reset(self) -> None:
         """Ends and starts the module behind everybody's back: all sessions and logins are gone, as after a reset."""
-        self.module._library.reinitialize()  # type: ignore[union-attr]  # started in __enter__
+        with self.module.alone():
+            self.module._library.reinitialize()  # type: ignore[union-attr]  # started in __enter__
 
     def log_out(self, session: Session) -> None:
         """Logs the whole process out (C_Logout, the twentieth function)."""

@@ -1,7 +1,8 @@
 """Handshakes whose keys OpenSSL does not have: who signs what, and what a failure looks like.
 
-How long a key lives is in test_openssl_lifetime.py, what goes on beside such keys in test_openssl_beside.py, and what happens
-to whole processes (leaks, exits, configurations) in test_openssl_processes.py.
+How long a key lives is in test_openssl_lifetime.py, what goes on beside such keys in test_openssl_beside.py, a signature
+without a handshake in test_openssl_signing.py, and what happens to whole processes (leaks, exits, configurations) in
+test_openssl_processes.py.
 """
 
 from __future__ import annotations
@@ -362,6 +363,24 @@ class TestFailure:
         assert server.engine.peer is None
         assert client.engine.peer is None
         demand_unharmed(pair)
+
+    def test_what_a_device_leaves_in_the_queue_of_errors_is_not_taken_for_the_handshakes(self) -> None:
+        """Some use the same OpenSSL, such as software tokens."""
+        pair = lent()
+        library = ctypes.CDLL(_ssl.__file__)
+
+        def leaving(signer: TellingSigner) -> Callable[[bytes, Hash], bytes]:
+            def answer(message: bytes, hash_: Hash) -> bytes:
+                assert not library.BIO_new_file(b"/nowhere/at/all", b"r")
+                assert queued_error()
+                return signer.right(message, hash_)
+
+            return answer
+
+        library.BIO_new_file.restype = ctypes.c_void_p
+        pair.tools.answer, pair.planner.answer = leaving(pair.tools), leaving(pair.planner)
+        talk(*connected(pair.client, pair.server))
+        assert queued_error() == 0
 
     def test_a_stale_cause_is_not_taken_for_that_of_the_next_failure(self) -> None:
         stranger = Ca(key="stranger", now=NOW).leaf("/agent/planner/1", lifetime=HOUR)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from sidecar.keys.error_queue import untouched
 from tests.support.machine import missing
 
 if TYPE_CHECKING:
@@ -14,6 +15,13 @@ if TYPE_CHECKING:
 
 # Without python-pkcs11 these files cannot even be imported. In CI that is a failure, like every other missing part.
 collect_ignore_glob = ["test_*.py"] if missing("python-pkcs11") and not os.environ.get("CI") else []
+
+
+@pytest.fixture(autouse=True)
+def _error_queue() -> Iterator[None]:
+    """These tests reach into a module without `Module.alone`: what it leaves to OpenSSL is not for the tests after them."""
+    with untouched():
+        yield
 
 
 @pytest.fixture

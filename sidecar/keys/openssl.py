@@ -20,6 +20,9 @@ What must not change, each learnt from a crash
 
 * What OpenSSL may call while the process exits must be C: there is no provider teardown, and "free a key" and "free a
   decoder context" are libc's ``free`` (newer releases keep decoders and free them after Python is gone).
+* So must what OpenSSL calls while it holds a lock: a callback waits for the GIL, whose holder may wait for that lock.
+  Newer releases make decoder contexts like that, for every EC key and certificate that is read, whoever's: "make a
+  decoder context" is libc's ``malloc``.
 * Callbacks, tables and strings live for ever: OpenSSL keeps their addresses.
 * Our KEYMGMT can make an empty key and refuses, without an error, to fill it: that is how OpenSSL finds that a public key
   of its own cannot be compared on our side, and compares on its own. An error would stay in its queue and be taken for
@@ -90,6 +93,7 @@ _INTEGER, _UTF8, _OCTETS = 1, 4, 5  # OSSL_PARAM_*
 _OP_KEYMGMT, _OP_SIGNATURE, _OP_DECODER = 10, 12, 21
 _PROVIDER_QUERY = 1027
 _CORE_BIO_READ = 42
+_DECODER_BYTES = 8  # of a decoder's context, which nobody looks at
 _OBJECT_PKEY = 2
 _SELECT_PRIVATE = 1
 
@@ -167,6 +171,7 @@ class _Library:
         libc = ct.CDLL(None)
         self.allocate = libc.malloc
         self.allocate.restype, self.allocate.argtypes = _Pointer, [_Size]
+        self.malloc: int = _address(libc.malloc)
         self.free: int = _address(libc.free)
 
     def _function(self, name: str, result: Any, *arguments: Any) -> Any:
@@ -261,14 +266,17 @@ class _Provider:
         """Adds the provider to the library's default context."""
         library = self._library
         library.available(None, b"default")  # activates it, if nobody has
+        # Makes OpenSSL's generator of random numbers now: 3.0 asks all providers for its parts, with a lock held.
+        ssl.RAND_status()
         if library.add_builtin(None, _NAME, self._start) != 1 or not library.load(None, _NAME):
             raise _unsuitable("it takes no further provider")
 
-    def _init(self, handle: int, core: int, table: Any, context: Any) -> int:
+    def _init(self, _handle: int, core: int, table: Any, context: Any) -> int:
         for row in _rows(_Dispatch, core, lambda row: row.id == 0):
             if row.id == _CORE_BIO_READ:
                 self._bio_read = ct.CFUNCTYPE(_Int, _Pointer, _Pointer, _Size, _SizePointer)(row.function)
-        table[0], context[0] = self._table, handle
+        # The context is handed to whatever makes one of ours. ``malloc``, which makes those of decoders, takes it for a size.
+        table[0], context[0] = self._table, _DECODER_BYTES
         return 1
 
     def _query(self, _context: int, operation: int, no_store: Any) -> int | None:
@@ -280,7 +288,7 @@ class _Provider:
     def _decoder(self) -> int:
         pointers = (_Pointer, _Pointer, _Int, _Pointer, _Pointer, _Pointer, _Pointer)
         return _table(
-            (1, _callback(lambda _: self._library.allocate(8), _Pointer, (_Pointer,), None)),
+            (1, self._library.malloc),
             (2, self._library.free),
             (10, _callback(lambda _context, _selection: 1, _Int, (_Pointer, _Int), 0)),
             (11, _callback(self._decode, _Int, pointers, 0)),

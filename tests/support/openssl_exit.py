@@ -6,7 +6,9 @@ varies the moment.
 
 from __future__ import annotations
 
+import _ssl
 import atexit
+import ctypes
 import os
 import signal
 import sys
@@ -15,10 +17,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
 from sidecar.keys.errors import SignCode
 from sidecar.tls.engine import TlsEngine
 from tests.support.lent import Lent, failing, lent
-from tests.support.tls import Ours, connected
+from tests.support.tls import TOOLS, Ours, connected
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -156,6 +160,33 @@ def busy_threads(round_: int) -> None:
         assert done.acquire(timeout=20)
 
 
+def decoding(round_: int) -> None:
+    """One thread reads a private key with the GIL let go of, the main one public keys without letting go of it.
+
+    Each time it is the first of its kind, for which OpenSSL (since 3.2) makes a decoder, and copies it under a lock.
+    """
+    libcrypto, keeping = ctypes.CDLL(_ssl.__file__), ctypes.PyDLL(_ssl.__file__)
+    libcrypto.BIO_new_mem_buf.restype = libcrypto.PEM_read_bio_PrivateKey_ex.restype = ctypes.c_void_p
+    libcrypto.PEM_read_bio_PrivateKey_ex.argtypes = [ctypes.c_void_p] * 5 + [ctypes.c_char_p]
+    keeping.d2i_PUBKEY.restype = ctypes.c_void_p
+    keeping.d2i_PUBKEY.argtypes = [ctypes.c_void_p, ctypes.POINTER(ctypes.c_void_p), ctypes.c_long]
+    _open()
+    sys.setswitchinterval(1e-6)
+    pem, spki = TOOLS.key_pem, TOOLS.key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    buffer, over = ctypes.create_string_buffer(spki, len(spki)), threading.Event()
+
+    def read() -> None:
+        for number in range(300):
+            bio = ctypes.c_void_p(libcrypto.BIO_new_mem_buf(pem, len(pem)))
+            properties = b"?round=%d.%d" % (round_, number)
+            assert libcrypto.PEM_read_bio_PrivateKey_ex(bio, None, None, None, None, properties)
+        over.set()
+
+    _in_thread(read)
+    while not over.is_set():
+        assert keeping.d2i_PUBKEY(None, ctypes.byref(ctypes.c_void_p(ctypes.addressof(buffer))), len(spki))
+
+
 def busy_rotation(round_: int) -> None:
     """Threads make contexts and drop them; the main one leaves when a few are done."""
     done = threading.Semaphore(0)
@@ -229,7 +260,7 @@ SCENARIOS: Final = {
     scenario.__name__: scenario
     for scenario in (
         *(normal, half_open, after_failures, in_cycles, waiting_for_ever, hung_for_ever, returning_too_late),
-        *(returning_at_exit, busy_threads, busy_rotation, sys_exit, exit_in_sign, exception, terminated),
+        *(returning_at_exit, busy_threads, busy_rotation, decoding, sys_exit, exit_in_sign, exception, terminated),
         *(terminated_in_sign, interrupted_in_sign, forked),
     )
 }

@@ -57,7 +57,7 @@ def test_all_of_these_pass_there(tests: str, at_least: int) -> None:
 
 def test_the_folder_is_the_one_that_the_list_of_parts_names() -> None:
     kind, name, how = PARTS["openssl-newer"]
-    assert (kind, ROOT / name, how) == ("folder", FOLDER, "python -m tests.support.newer_openssl")
+    assert (kind, ROOT / name, how) == ("folder", FOLDER, ".venv/bin/python -m tests.support.newer_openssl")
 
 
 def test_the_mirrors_are_the_machines_own() -> None:

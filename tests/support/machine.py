@@ -28,7 +28,7 @@ PARTS: dict[str, tuple[str, str, str]] = {
     "tpm2-pytss": ("module", "tpm2_pytss", "apt-get install libtss2-dev gcc python3-dev pkg-config, then make again"),
     "softhsm": ("program", "softhsm2-util", "apt-get install softhsm2"),
     "python-pkcs11": ("module", "pkcs11", "pip install 'agent-sidecar[pkcs11]'"),
-    "openssl-newer": ("folder", ".openssl-newer", "python -m tests.support.newer_openssl"),
+    "openssl-newer": ("folder", ".openssl-newer", ".venv/bin/python -m tests.support.newer_openssl"),
     "envoy": (
         "peer",
         "envoy",

@@ -14,6 +14,7 @@ from sidecar.keys.errors import KeyCode, PrivateKeyError, SignCode, SignError
 from sidecar.keys.guard import GuardedSigner
 from sidecar.keys.open import open_signer
 from sidecar.keys.selftest import self_test
+from sidecar.keys.spec import RemoteKey
 from sidecar.tasks import describe, spawn
 from sidecar.threads import apart
 
@@ -79,7 +80,7 @@ class OwnKey:
         if attempt in _refused:
             raise SignError(
                 SignCode.AUTH,
-                f"{material.spec}: the PIN was refused before, and is not sent again",
+                f"{material.spec}: the PIN, or none, was refused before, and is not tried again",
                 hint="put the right PIN into the file that pin-source= names, or restart to try the same one",
             )
         try:
@@ -90,7 +91,8 @@ class OwnKey:
                 unwanted=cls._close,
             )
         except SignError as error:
-            if error.code is SignCode.AUTH:
+            # A signer service keeps to that by itself, and may be another one by the next time.
+            if error.code is SignCode.AUTH and not isinstance(material.spec, RemoteKey):
                 _refused.add(attempt)
             raise
         except TimeoutError:

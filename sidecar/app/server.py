@@ -164,6 +164,8 @@ class Server:
         self.metrics.set_policy(generation.policy_version)
         for role, workers in self.hub.steps.items():
             self.metrics.handshake_queue.labels(str(role)).source = lambda workers=workers: workers.waiting
+        self.metrics.key_info.clear()
+        self.metrics.key_info.labels(generation.own.protection).set(1)
         self.metrics.build_info.clear()
         self.metrics.build_info.labels(__version__, platform.python_version(), ssl.OPENSSL_VERSION).set(1)
 

@@ -193,7 +193,7 @@ class TlsStream(Stream):
     @property
     def _answered(self) -> bool:
         """Whether a step has come as far as to cost something: a caller's hello was answered, or we have a server's."""
-        return self._stepping and (self.context.role is Role.CLIENT or self.engine.handshake_bytes_out > 0)
+        return self._stepping and (self.context.role is Role.CLIENT or self.engine.answered)
 
     @property
     def _hopeless(self) -> bool:
@@ -202,7 +202,7 @@ class TlsStream(Stream):
         RFC 8446 2: a client's Finished comes after the server's.
         """
         waits = self._job is not None and self.context.role is Role.SERVER
-        return waits and not self.engine.handshake_bytes_out
+        return waits and not self.engine.answered
 
     def _worked(self, _: object) -> None:
         """A thread has made its step, and lets go of the engine."""

@@ -172,6 +172,7 @@ class Metrics:
         self.sign_failures_total = counter(
             "sign_failures_total", "Signatures with our own key that could not be had.", "protection", "code"
         )
+        self.key_info = gauge("key_info", "The protection of our own key, as a label.", "protection")
         self.handshake_queue = gauge(
             "handshake_queue", "Handshake steps that wait for a thread, where our key is in a device.", "role"
         )

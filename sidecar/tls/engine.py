@@ -73,6 +73,9 @@ HELD_BYTES = 256 * 1024
 #: More than the records around a TLS 1.3 alert can be: change_cipher_spec (6) and an encrypted alert (24), with padding
 #: to spare; less than any certificate.
 ALERT_BYTES = 128
+#: More than a HelloRetryRequest with its change_cipher_spec can be (RFC 8446 4.1.4), and less than a server's flight, also
+#: of a resumed handshake.
+RETRY_BYTES = 128
 #: Asked of OpenSSL at once: it gives one record, at most 16 KiB. A reused buffer was measured and is slower, because
 #: the bytes have to be copied out of it.
 _RECORD = 16 * 1024
@@ -230,6 +233,14 @@ class TlsEngine:
         """Takes note that the peer's bytes have ended; ``handshake`` or ``read`` says what that means."""
         self._wire_ended = True
         self._flowing = False
+
+    @property
+    def answered(self) -> bool:
+        """Whether our flight as a server is made: what is left of the handshake needs no signature.
+
+        A HelloRetryRequest is none: whoever asks for one has still to be signed for.
+        """
+        return self.handshake_bytes_out > RETRY_BYTES
 
     @property
     def held(self) -> int:

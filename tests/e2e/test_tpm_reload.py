@@ -68,6 +68,7 @@ def test_from_the_tpm_to_a_file_and_back(site: Site, tools: Sidecar, tpm: Swtpm)
     tools.reload()
     assert served(site, tools) == 200
     assert tools.ask("/certs").json["certs"][0]["key_protection"] == "software"
+    assert (tools.metric("key_info", protection="software"), tools.metric("key_info", protection="tpm")) == (1, 0)
     eventually(lambda: tpm.transient_handles() == [], "the TPM's key to be flushed")
     replace_file(site.path("tools.crt"), certificate)
     tools.config["identity"]["key"] = wrapped

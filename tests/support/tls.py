@@ -291,6 +291,15 @@ def stolen_identity(certificate_of: Identity, impostor: ec.EllipticCurvePrivateK
     return Credentials(certificate_of.chain_pem, SoftwareKey(certificate_of.leaf.public_key(), pem.encode()))
 
 
+def prefer_groups(context: ssl.SSLContext, names: bytes) -> None:  # noqa: TID251 - a foreign one
+    """Sets the groups of a client (RFC 8446 4.2.7), for the first of which it sends a key share: Python takes one alone."""
+    library = ctypes.CDLL(_ssl.__file__)
+    library.SSL_CTX_ctrl.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_long, ctypes.c_char_p]
+    library.SSL_CTX_ctrl.restype = ctypes.c_long
+    pointer = ctypes.c_void_p.from_address(id(context) + object.__basicsize__).value  # PySSLContext begins with it
+    assert library.SSL_CTX_ctrl(pointer, 92, 0, names) == 1  # SSL_CTRL_SET_GROUPS_LIST
+
+
 def key_update(end: Ours) -> None:
     """Queues a KeyUpdate that asks for one in return (RFC 8446 4.6.3), which Python has no function for."""
     library = ctypes.CDLL(_ssl.__file__)

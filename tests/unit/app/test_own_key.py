@@ -73,11 +73,11 @@ def loaded(tmp_path: Path) -> Loaded:
     return configured(tmp_path)
 
 
-def configured(folder: Path, **limits: str) -> Loaded:
+def configured(folder: Path, *, key: str = "signer:unix:nobody.sock", **limits: str) -> Loaded:
     import yaml
 
     config = configuration(folder, 1) | {"limits": limits}
-    config["identity"]["key"] = "signer:unix:nobody.sock"
+    config["identity"]["key"] = key
     (folder / "sidecar.yaml").write_text(yaml.safe_dump(config))
     return load(folder / "sidecar.yaml", now=Clock().wall())
 
@@ -240,13 +240,27 @@ async def test_closing_a_device_that_hangs_takes_its_time_and_no_more(
     blocked.set()
 
 
-async def test_a_pin_that_was_refused_is_not_sent_again_by_a_reload(loaded: Loaded, device: Device) -> None:
+@pytest.mark.parametrize(
+    ("place", "asked"), [("tpm:handle=0x81000002;pin-source=file:pin", 1), ("signer:unix:nobody.sock", 3)]
+)
+async def test_a_pin_that_was_refused_is_not_sent_again_by_a_reload(
+    tmp_path: Path, device: Device, place: str, asked: int
+) -> None:
+    """A signer service keeps to that by itself."""
+    pin = tmp_path / "pin"
+    pin.touch(mode=0o600)
+    pin.write_text("wrong")
     device.fail = SignCode.AUTH
     for _ in range(3):
         with pytest.raises(SignError) as caught:
-            await OwnKey.open(loaded)
+            await OwnKey.open(configured(tmp_path, key=place))
         assert caught.value.code is SignCode.AUTH
-    assert device.asked == 1
+    assert device.asked == asked
+    device.fail = None
+    pin.write_text("right")
+    key = await OwnKey.open(configured(tmp_path, key=place))
+    assert device.asked == asked + 1
+    await key.close()
 
 
 async def test_a_key_that_was_replaced_at_its_place_is_opened_anew(loaded: Loaded, device: Device) -> None:

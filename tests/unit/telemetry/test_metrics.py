@@ -18,6 +18,7 @@ NAMES = {
     "sidecar_handshake_duration_seconds": (),
     "sidecar_sign_duration_seconds": ("protection",),
     "sidecar_sign_failures_total": ("protection", "code"),
+    "sidecar_key_info": ("protection",),
     "sidecar_handshake_queue": ("role",),
     "sidecar_denied_total": ("reason",),
     "sidecar_refused_total": ("code",),

@@ -35,10 +35,12 @@ from tests.support.tls import (
     UNSUPPORTED_CERTIFICATE,
     Foreign,
     Ours,
+    SSLContext,
     connected,
     converse,
     foreign_context,
     planner_context,
+    prefer_groups,
     stolen_identity,
     tools_context,
 )
@@ -643,6 +645,30 @@ class TestOwnership:
             server.handshake(NOW)
         assert caught.value.code is TlsCode.HTTP_ON_TLS
         assert server.state is State.FAILED
+
+    def test_a_hello_retry_request_is_no_answer(self) -> None:
+        """Its sender has still to be signed for; and every flight of ours is one, that of a resumed handshake too."""
+        bare = SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        bare.check_hostname = False
+        bare.load_verify_locations(cadata=CA.pem.decode())
+        picky = tools_context()
+        prefer_groups(picky.sslcontext, b"X25519")
+        prefer_groups(bare, b"P-256:X25519")
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        client, server = bare.wrap_bio(incoming, outgoing), TlsEngine(picky)
+        answered = []
+        for _ in range(2):
+            with pytest.raises(ssl.SSLWantReadError):
+                client.do_handshake()
+            server.receive(outgoing.read())
+            assert not server.handshake(NOW)
+            answered.append(server.answered)
+            incoming.write(server.to_send())
+        assert answered == [False, True]
+
+        first, _ = connected(CLIENT_CONTEXT, SERVER_CONTEXT)
+        resumed, served = connected(CLIENT_CONTEXT, SERVER_CONTEXT, session=first.engine.session())
+        assert (resumed.engine.resumed, served.engine.answered) == (True, True)
 
 
 class TestTooMuch:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from bench.peers.table import OURSELVES
+
 if TYPE_CHECKING:
     from bench.result import Result
 
@@ -32,7 +34,9 @@ class Bound:
         """As people say it."""
         if self.peer is None:
             return f"≤ {self.factor:g} {unit}"
-        return f"≤ {self.factor:g} x {self.peer if self.line is None else self.line}"
+        if self.line is None:
+            return f"≤ {self.factor:g} x {self.peer}"
+        return f"≤ {self.factor:g} x {self.line}" + ("" if self.peer == OURSELVES else f" of {self.peer}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +57,8 @@ BUDGETS: Final[dict[str, Budget]] = {
     "memory.idle": Budget((Bound(45),), (Bound(38),)),
     "memory.connection": Budget((Bound(60),), (Bound(30),)),
     "rules.10000": Budget((Bound(1.1, "sidecar", "rules.10"),)),
+    "tokens.self-signed": Budget((Bound(1.0, "envoy", "http"),)),
+    "tokens.issuer": Budget((Bound(1.0, "envoy", "http"),)),
     "connections.5000": Budget((Bound(1.1, "sidecar", "connections.10"),)),
     "soak.last": Budget((Bound(1.1, "sidecar", "soak.first"),)),
     "soak.memory-last": Budget((Bound(1.1, "sidecar", "soak.memory-first"),)),

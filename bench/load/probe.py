@@ -31,11 +31,21 @@ def answers_strangers(port: int) -> bool:
     return _ok(http.client.HTTPSConnection(HOST, port, timeout=_TIMEOUT, context=stranger_context()))
 
 
+def asks_for_token(port: int, certificates: Certificates) -> bool:
+    """Says whether a small GET over mutual TLS that comes without a token is answered with 401."""
+    context = certificates.context()
+    return _status(http.client.HTTPSConnection(HOST, port, timeout=_TIMEOUT, context=context)) == 401
+
+
 def _ok(connection: http.client.HTTPConnection) -> bool:
+    return _status(connection) == http.client.OK
+
+
+def _status(connection: http.client.HTTPConnection) -> int | None:
     try:
         connection.request("GET", "/")
-        return connection.getresponse().status == http.client.OK
+        return connection.getresponse().status
     except (OSError, ssl.SSLError, http.client.HTTPException):
-        return False  # not yet; whoever asks has a deadline
+        return None  # not yet; whoever asks has a deadline
     finally:
         connection.close()

@@ -14,19 +14,22 @@ from bench.programs import first_line
 if TYPE_CHECKING:
     from bench.keys.kind import OwnKey
     from bench.site import Running, Site
+    from bench.tokens.kind import Tokens
 
 
 @dataclass(frozen=True, slots=True)
 class Sidecar:
     """``rules`` is the number of allow rules, of which the last one matches; ``limits`` goes into the file as it is.
 
-    ``own`` is the key of the accepting side, where it is another than the file that everybody has.
+    ``own`` is the key of the accepting side, where it is another than the file that everybody has; ``tokens`` are what
+    requests go with.
     """
 
     rules: int = 1
     access_log: str | None = None
     limits: tuple[tuple[str, int | str], ...] = ()
     own: OwnKey | None = None
+    tokens: Tokens | None = None
     name: str = "sidecar"
 
     def missing(self, work: Work) -> str | None:  # noqa: ARG002 - it is always there
@@ -40,13 +43,17 @@ class Sidecar:
     def inbound(self, site: Site, work: Work, upstream: int) -> Running:
         """The agent that is called."""
         port = site.crew.port()
-        entry = {
+        entry: dict[str, Any] = {
             "name": "tools",
             "listen": f"127.0.0.1:{port}",
             "forward": f"{work.value}://127.0.0.1:{upstream}",
             "allow": rules(self.rules, work),
         }
-        return self._start(site, port, PEER, {"inbound": [entry]})
+        if self.tokens is None:
+            return self._start(site, port, PEER, {"inbound": [entry]})
+        for rule in entry["allow"]:
+            rule["token"] = self.tokens.requirement
+        return self._start(site, port, PEER, {"inbound": [entry], "issuers": self.tokens.issuers})
 
     def outbound(self, site: Site, work: Work, inbound: int) -> Running:
         """The agent that calls."""
@@ -58,7 +65,10 @@ class Sidecar:
             "peer": f"{spiffe_prefix(PEER)}*",
             "protocol": work.value,
         }
-        return self._start(site, port, CALLER, {"outbound": [entry]})
+        if self.tokens is None:
+            return self._start(site, port, CALLER, {"outbound": [entry]})
+        entry["token"] = self.tokens.source["name"]
+        return self._start(site, port, CALLER, {"outbound": [entry], "tokens": [self.tokens.source]})
 
     def _start(self, site: Site, port: int, name: str, entries: dict[str, Any]) -> Running:
         files = site.certificates

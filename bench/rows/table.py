@@ -13,6 +13,7 @@ from bench.rows.percentiles import PERCENTILES
 from bench.rows.requests import BULK, BULK_TCP, HTTP, LATENCY, TCP, UPLOAD
 from bench.rows.settings import LOG, RULES
 from bench.rows.streams import SSE
+from bench.rows.tokens import TOKENS
 
 if TYPE_CHECKING:
     from bench.rows.row import Row
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 ROWS: Final[dict[str, Row]] = {
     row.id: row
     for row in (
-        *(HTTP, TCP, BULK, BULK_TCP, HANDSHAKE, LATENCY, MEMORY, RULES),
+        *(HTTP, TCP, BULK, BULK_TCP, HANDSHAKE, LATENCY, MEMORY, RULES, TOKENS),
         *(UPLOAD, SSE, IDLE, PER_CONNECTION, KEYS, STALL, LOG, PERCENTILES),
         *(CONNECTIONS, SOAK),
     )

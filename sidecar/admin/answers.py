@@ -3,24 +3,44 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 from sidecar.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Awaitable, Iterable, Sequence
 
 #: Connections listed by one answer of /connections; more are left out, and the answer says so.
 SHOWN_CONNECTIONS = 10_000
 
 JSON = "application/json"
 
+#: What stands before the name of a token source, and such a name.
+_TOKENS: Final = b"/tokens/"
+_NAME: Final = re.compile(rb"[a-z0-9-]{1,63}")
+
+
+@dataclass(frozen=True, slots=True)
+class GivenToken:
+    """A token for whoever asked for it."""
+
+    value: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class NoToken:
+    """A source that gives tokens has none now; ``code`` is stable."""
+
+    code: str
+
 
 class StatusSource(Protocol):
-    """What the process knows about itself. No value may hold a secret: all of it is shown to operators."""
+    """What the process knows about itself. All of it is shown to operators: no value but `GivenToken` holds a secret."""
 
     def ready(self) -> str | None:
         """Why the process is not ready; None when it is."""
@@ -37,16 +57,22 @@ class StatusSource(Protocol):
     def connections(self) -> Iterable[Mapping[str, object]]:
         """The live connections."""
 
+    def tokens(self) -> Mapping[str, object]:
+        """The token sources, and the issuers whose tokens we check."""
+
+    async def token(self, name: str) -> GivenToken | NoToken | None:
+        """A fresh token of that source; None where there is none of that name that gives tokens to others."""
+
     def drain(self) -> None:
         """Begins to drain; returns at once, and does nothing the second time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An HTTP answer: ``body`` is sent as ``content_type``."""
+    """An HTTP answer: ``body`` is sent as ``content_type``. One holds a token, so no ``repr`` shows it."""
 
     status: int
-    body: bytes
+    body: bytes = field(repr=False)
     content_type: str = JSON
 
     @classmethod
@@ -55,39 +81,73 @@ class Answer:
         return cls(status, json.dumps(content, indent=2, default=str).encode("ascii") + b"\n")
 
 
-#: path -> method -> what makes the answer
-Routes: TypeAlias = Mapping[bytes, Mapping[bytes, Callable[[], Answer]]]
+@dataclass(frozen=True, slots=True)
+class Later:
+    """An answer that takes a while: ``make`` begins with it, and may be cancelled."""
+
+    make: Callable[[], Awaitable[Answer]]
+
+
+#: method -> what makes the answer
+Methods: TypeAlias = Mapping[bytes, Callable[[], Answer | Later]]
+
+
+@dataclass(frozen=True, slots=True)
+class Routes:
+    """What is where: ``fixed`` by path; ``token`` makes the methods of ``/tokens/NAME``, None where that is not served."""
+
+    fixed: Mapping[bytes, Methods]
+    token: Callable[[str], Methods] | None = None
+
+    def methods(self, path: bytes) -> Methods | None:
+        """What can be done with a path; None: there is nothing."""
+        found = self.fixed.get(path)
+        if found is None and self.token is not None and path.startswith(_TOKENS):
+            name = path.removeprefix(_TOKENS)
+            return self.token(name.decode("ascii")) if _NAME.fullmatch(name) else None
+        return found
 
 
 def health_routes(source: StatusSource) -> Routes:
     """What any process on the machine, or the cluster's kubelet, may know: it changes nothing."""
-    return {
-        b"/live": _reading(lambda: Answer.of({"live": True})),
-        b"/ready": _reading(lambda: _ready(source)),
-        b"/metrics": _reading(lambda: Answer(200, source.metrics(), Metrics.content_type())),
-    }
+    return Routes(
+        {
+            b"/live": _reading(lambda: Answer.of({"live": True})),
+            b"/ready": _reading(lambda: _ready(source)),
+            b"/metrics": _reading(lambda: Answer(200, source.metrics(), Metrics.content_type())),
+        }
+    )
 
 
 def admin_routes(source: StatusSource) -> Routes:
     """Everything, for the operator."""
-    return {
-        **health_routes(source),
-        b"/config": _reading(lambda: Answer.of(source.config())),
-        b"/certs": _reading(lambda: Answer.of({"certs": source.certs()})),
-        b"/connections": _reading(lambda: _connections(source)),
-        b"/drain": {b"POST": lambda: _drain(source)},
-    }
+    return Routes(
+        {
+            **health_routes(source).fixed,
+            b"/config": _reading(lambda: Answer.of(source.config())),
+            b"/certs": _reading(lambda: Answer.of({"certs": source.certs()})),
+            b"/connections": _reading(lambda: _connections(source)),
+            b"/tokens": _reading(lambda: Answer.of(source.tokens())),
+            b"/drain": {b"POST": lambda: _drain(source)},
+        },
+        # By POST alone: whoever just looks around makes no token.
+        token=lambda name: {b"POST": lambda: Later(partial(_token, source, name))},
+    )
 
 
-def answer(routes: Routes, method: bytes, path: bytes) -> tuple[Answer, bytes]:
+def answer(routes: Routes, method: bytes, path: bytes) -> tuple[Answer | Later, bytes]:
     """Returns the answer and, where the method was wrong, the value of ``Allow`` (RFC 9110 15.5.6)."""
-    methods = routes.get(path)
+    methods = routes.methods(path)
     if methods is None:
-        return Answer.of({"error": "not_found"}, 404), b""
+        return _not_found(), b""
     make = methods.get(method)
     if make is None:
         return Answer.of({"error": "method_not_allowed"}, 405), b", ".join(sorted(methods))
     return make(), b""
+
+
+def _not_found() -> Answer:
+    return Answer.of({"error": "not_found"}, 404)
 
 
 def _reading(make: Callable[[], Answer]) -> dict[bytes, Callable[[], Answer]]:
@@ -112,3 +172,12 @@ def _connections(source: StatusSource) -> Answer:
 def _drain(source: StatusSource) -> Answer:
     source.drain()
     return Answer.of({"draining": True}, 202)
+
+
+async def _token(source: StatusSource, name: str) -> Answer:
+    found = await source.token(name)
+    if found is None:
+        return _not_found()
+    if isinstance(found, NoToken):
+        return Answer.of({"error": found.code}, 503)
+    return Answer.of({"token": found.value})

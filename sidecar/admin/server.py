@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from sidecar.admin.address import AdminAddress
-from sidecar.admin.answers import Answer, admin_routes, answer, health_routes
+from sidecar.admin.answers import Answer, Later, admin_routes, answer, health_routes
 from sidecar.admin.credentials import allowed_uids
 from sidecar.http.errors import HttpError
 from sidecar.http.limits import HttpLimits
@@ -22,6 +22,7 @@ from sidecar.http.receiver import RequestReceiver
 from sidecar.http.write import error_response
 from sidecar.proxy.listener import bind
 from sidecar.sockets import peer_uid
+from sidecar.tasks import spawn
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -43,6 +44,8 @@ class AdminLimits:
     connections: int = 64
     #: From accept to the end of the answer: closed.
     timeout: float = 5.0
+    #: For an answer that somebody else is asked for, such as a token: 503. It has ``timeout`` to leave.
+    answer_seconds: float = 30.0
     #: After the answer, for the client to close: closed.
     linger_seconds: float = 1.0
     #: What a client may send that nobody asked for, after its head: closed.
@@ -160,6 +163,7 @@ class _Connection(asyncio.Protocol):
         self._receiver = RequestReceiver(self, server.limits.http)
         self._loop = asyncio.get_running_loop()
         self._deadline = self._loop.time() + server.limits.timeout
+        self._making: asyncio.Task[None] | None = None
         self._answered = False
         self._discarded = 0
 
@@ -189,7 +193,7 @@ class _Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Reads the request; what follows it is thrown away."""
-        if self._answered:
+        if self._answered or self._making is not None:
             self._discard(len(data))
             return
         try:
@@ -198,13 +202,15 @@ class _Connection(asyncio.Protocol):
             self._answer(Answer.of({"error": str(error.code)}, error.status))
 
     def eof_received(self) -> None:
-        """The client has closed its side: the loop flushes what is unsent and closes ours."""
+        """The client has closed its side: the loop flushes what is unsent and closes ours. It waits for nothing more."""
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature; why does not matter
         """The connection is gone."""
         self._server.open.pop(self, None)
         self._receiver.stop()
         self._timer.cancel()
+        if self._making is not None:
+            self._making.cancel()
 
     # -- what the receiver calls --------------------------------------------------------------------------------------
 
@@ -217,11 +223,11 @@ class _Connection(asyncio.Protocol):
         try:
             found, allow = answer(self._server.routes, head.method, head.path)
         except Exception as error:  # noqa: BLE001 - a question that cannot be answered must not end the connection unheard
-            self._loop.call_exception_handler(
-                {"message": "an admin request failed", "exception": error, "where": "admin"}
-            )
-            found, allow = Answer.of({"error": "internal"}, 500), b""
-        self._answer(found, allow, head_only=head.method == b"HEAD")
+            found, allow = self._failed(error), b""
+        if isinstance(found, Later):
+            self._begin(found)
+        else:
+            self._answer(found, allow, head_only=head.method == b"HEAD")
 
     def on_data(self, data: bytes) -> None:
         """Never called: the receiver is stopped at the head."""
@@ -237,6 +243,29 @@ class _Connection(asyncio.Protocol):
             self._transport.close()
         else:
             self._transport.abort()
+
+    def _begin(self, later: Later) -> None:
+        """Has an answer made; should that hang, the connection ends all the same."""
+        limits = self._server.limits
+        self._deadline = self._loop.time() + limits.answer_seconds + limits.timeout
+        self._timer.cancel()
+        self._timer = self._loop.call_at(self._deadline, self._expire)
+        self._making = spawn(self._make(later), name="admin-answer")
+
+    async def _make(self, later: Later) -> None:
+        limit = asyncio.timeout(self._server.limits.answer_seconds)
+        try:
+            async with limit:
+                found = await later.make()
+        except Exception as error:  # noqa: BLE001 - as in on_request
+            late = isinstance(error, TimeoutError) and limit.expired()
+            found = Answer.of({"error": "timeout"}, 503) if late else self._failed(error)
+        if not self._transport.is_closing():
+            self._answer(found)
+
+    def _failed(self, error: Exception) -> Answer:
+        self._loop.call_exception_handler({"message": "an admin request failed", "exception": error, "where": "admin"})
+        return Answer.of({"error": "internal"}, 500)
 
     def _answer(self, found: Answer, allow: bytes = b"", *, head_only: bool = False) -> None:
         self._answered = True

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from sidecar.app.tokens import TokenParts, check_of, helpers_of, make_lanes
 from sidecar.config.effective import policy_version
 from sidecar.config.values import Protocol, Resumption
 from sidecar.http.limits import HttpLimits
@@ -51,6 +52,7 @@ class Generation:
     pools: dict[Hashable, Pool] = field(default_factory=dict)
     destinations: dict[Hashable, Destination] = field(default_factory=dict)
     diallers: dict[Hashable, Dialler] = field(default_factory=dict)
+    tokens: TokenParts = field(default_factory=TokenParts)
 
 
 def http_limits(limits: Limits) -> HttpLimits:
@@ -75,6 +77,7 @@ def build(hub: Hub, loaded: Loaded, key: OwnKey, previous: Generation | None) ->
         place = ("outbound", outbound.listen.host, outbound.listen.port)
         build_outbound = _outbound if outbound.protocol is Protocol.HTTP else _outbound_tunnels
         generation.services[place] = build_outbound(hub, generation, outbound, kept)
+    generation.tokens.helpers = helpers_of(hub, generation)
     return generation
 
 
@@ -95,13 +98,17 @@ def _inbound(hub: Hub, generation: Generation, entry: Inbound, kept: Generation)
     pool = kept.pools.get(key) or Pool(PlainDestination(target.host, target.port, hub), hub)
     generation.pools[key] = pool
     table = Table.compile(entry.allow, generation.policy_version)
-    return InboundService(hub, entry.name, generation.own, _server_context(generation, entry, HTTP_ALPN), table, pool)
+    tls, tokens = _server_context(generation, entry, HTTP_ALPN), check_of(hub, generation, entry, kept)
+    return InboundService(hub, entry.name, generation.own, tls, table, pool, tokens)
 
 
 def _outbound(hub: Hub, generation: Generation, entry: Outbound, kept: Generation) -> Entry:
     key = _outbound_key(generation, entry)
-    pool = kept.pools.get(key) or Pool(_tls_destination(hub, generation, entry, HTTP_ALPN), hub)
+    pool = kept.pools.get(key)
+    if pool is None or pool.retired:  # a lane that was replaced may be named again
+        pool = Pool(_tls_destination(hub, generation, entry, HTTP_ALPN), hub)
     generation.pools[key] = pool
+    lanes = make_lanes(hub, generation, entry, pool, _route(generation, entry), kept)
     route = Route(
         rule=f"outbound.{entry.name}",
         listen=listen_hosts(entry.listen.host, entry.listen.port),
@@ -109,7 +116,7 @@ def _outbound(hub: Hub, generation: Generation, entry: Outbound, kept: Generatio
         origins=entry.origins,
     )
     routes = RouteTable(route, generation.policy_version)
-    return OutboundService(hub, entry.name, generation.own, routes, pool, entry.host)
+    return OutboundService(hub, entry.name, generation.own, routes, lanes, entry.host)
 
 
 # --- tunnels
@@ -150,11 +157,14 @@ def _server_context(generation: Generation, entry: Inbound, alpn: tuple[str, ...
 
 def _outbound_key(generation: Generation, entry: Outbound) -> Hashable:
     """All that a connection of an outbound entry depends on."""
-    material = generation.loaded.material
-    bundle = material.bundles[entry.peer.trust_domain]
+    return (_route(generation, entry), generation.key, generation.loaded.material.chain_pem)
+
+
+def _route(generation: Generation, entry: Outbound) -> Hashable:
+    """The same, our own certificate and its key aside."""
+    bundle = generation.loaded.material.bundles[entry.peer.trust_domain]
     who = (entry.connect, entry.server_name, str(entry.peer), entry.pins)
-    how = (entry.protocol, _resumes(generation, entry), generation.key)
-    return ("outbound", entry.name, *how, *who, material.chain_pem, bundle.fingerprint)
+    return ("outbound", entry.name, entry.protocol, _resumes(generation, entry), *who, bundle.fingerprint)
 
 
 def _tls_destination(hub: Hub, generation: Generation, entry: Outbound, alpn: tuple[str, ...]) -> TlsDestination:

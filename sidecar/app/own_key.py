@@ -14,6 +14,7 @@ from sidecar.keys.errors import KeyCode, PrivateKeyError, SignCode, SignError
 from sidecar.keys.guard import GuardedSigner
 from sidecar.keys.open import open_signer
 from sidecar.keys.selftest import self_test
+from sidecar.keys.software import SoftwareSigner
 from sidecar.keys.spec import RemoteKey
 from sidecar.tasks import describe, spawn
 from sidecar.threads import apart
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from sidecar.config.key_material import KeyMaterial
     from sidecar.config.load import Loaded
     from sidecar.identity.svid import Svid
+    from sidecar.keys.signer import Signer
     from sidecar.telemetry.messages import Messages
     from sidecar.telemetry.metrics import Metrics
     from sidecar.tls.contexts import PrivateKey
@@ -135,6 +137,14 @@ class OwnKey:
         key = cls(material, external, str(guard.protection), limit)
         key._guard = guard
         return key
+
+    @property
+    def signer(self) -> Signer:
+        """What signs with the key beside TLS; it may block, and is for a thread that may be lost."""
+        if self._guard is not None:
+            return self._guard
+        assert self.material.software is not None  # noqa: S101 - the other kind there is
+        return SoftwareSigner(self.material.software)
 
     def serves(self, loaded: Loaded) -> bool:
         """Says whether this is the key of that configuration, reached in the same way, and may go on as it is.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from sidecar.app import tokens
 from sidecar.app.build import Generation, Place, build, http_limits
 from sidecar.app.own_key import OwnKey
 from sidecar.app.watch import Settled
@@ -166,6 +167,7 @@ class Reloader:
         for key, pool in old.pools.items():
             if generation.pools.get(key) is not pool:
                 pool.retire()
+        tokens.took_over(generation.tokens, old.tokens)
         distrusted = bundle.changed(old.loaded.material.bundles, generation.loaded.material.bundles)
         for connection in list(hub.connections):
             self._review(connection, distrusted)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from sidecar import __version__
 from sidecar.admin.server import AdminServer, HealthServer
+from sidecar.app import token_status, tokens
 from sidecar.app.build import Generation, Place, build, http_limits
 from sidecar.app.drain import drain
 from sidecar.app.own_key import OwnKey, close_retired
@@ -52,6 +53,7 @@ class Server:
         self.log_dropped = 0
         self.hub = self._hub(loaded)
         self.generation = build(self.hub, loaded, key or OwnKey.of_file(loaded.material.key), None)
+        tokens.took_over(self.generation.tokens, None)
         self._reloader = Reloader(self)
         self._consoles = self._make_consoles(loaded)
         self._watching: asyncio.Task[None] | None = None
@@ -166,6 +168,7 @@ class Server:
             self.metrics.handshake_queue.labels(str(role)).source = lambda workers=workers: workers.waiting
         self.metrics.key_info.clear()
         self.metrics.key_info.labels(generation.own.protection).set(1)
+        token_status.show(self.hub, generation.tokens)
         self.metrics.build_info.clear()
         self.metrics.build_info.labels(__version__, platform.python_version(), ssl.OPENSSL_VERSION).set(1)
 
@@ -200,6 +203,7 @@ class Server:
         self.hub.access_log.write(self.event(Event.DRAIN), urgent=True)
         if not await drain(self.hub, self.listeners.values(), timeout):
             self.messages.warning("drain_timeout is over: what was still in flight is cut")
+        await tokens.revoke_all(self.generation.tokens)
         if not self.ended.done():
             self.ended.set_result(0)
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from sidecar.admin.answers import GivenToken, NoToken
+from sidecar.app import token_status
 from sidecar.config.effective import effective
+from sidecar.tokens.codes import SourceError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,6 +59,27 @@ class Status:
                 "key_protection": own.protection,
             }
         ]
+
+    def tokens(self) -> dict[str, Any]:
+        """Returns the token sources and the issuers whose tokens we check; never a token."""
+        generation = self._server.generation
+        parts = generation.tokens
+        return {
+            "tokens": token_status.status(generation.loaded.config.tokens, parts),
+            "issuers": [keys.status() for keys in parts.keys.values()],
+        }
+
+    async def token(self, name: str) -> GivenToken | NoToken | None:
+        """Returns a fresh token of a source with ``helper: true``; None where there is no such one."""
+        lease = self._server.generation.tokens.helpers.get(name)
+        if lease is None:
+            return None
+        try:
+            token = (await lease.obtain()).token
+        except SourceError as error:
+            return NoToken(str(error.code))
+        self._server.messages.info("a token was given out by the admin socket", source=name)
+        return GivenToken(token.value)
 
     def connections(self) -> Iterator[dict[str, Any]]:
         """Gives the live downstream connections with their peers."""

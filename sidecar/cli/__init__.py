@@ -41,6 +41,7 @@ COMMANDS: Final = {
     "check": Command("sidecar.cli.check", "check a configuration file and name every fault in it"),
     "certs": Command("sidecar.cli.certs", "make an authority and identities for development"),
     "key": Command("sidecar.cli.key", "make a private key in a file, a TPM or a token, or try one"),
+    "token": Command("sidecar.cli.token", "print a fresh token of a running proxy"),
     "signer": Command("sidecar.cli.signer", "let other processes use a private key without having it"),
     "demo": Command("sidecar.cli.demo", "show two agents and two sidecars at work on this machine"),
 }

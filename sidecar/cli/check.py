@@ -8,19 +8,24 @@ from typing import TYPE_CHECKING, Final
 
 from sidecar.clock import Clock
 from sidecar.config.effective import policy_version
+from sidecar.config.effective_tokens import token_header
 from sidecar.config.faults import printable
 from sidecar.config.load import load
+from sidecar.config.urls import plaintext
 from sidecar.config.values import Protocol
 from sidecar.keys.spec import RemoteKey, TpmKey
 from sidecar.keys.uri import Pkcs11Key
+from sidecar.tokens.settings import ExecSource, FileSource, OAuth2Source
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
 
     from sidecar.config.load import Loaded
-    from sidecar.config.values import Inbound, Outbound
+    from sidecar.config.values import Config, Inbound, Outbound
     from sidecar.policy.rules import Rule
+    from sidecar.tokens.requirement import Requirement
+    from sidecar.tokens.settings import SourceSettings
 
 #: Rules of one entry that the summary lists.
 _SHOWN: Final = 20
@@ -62,12 +67,17 @@ def summary(loaded: Loaded, now: float) -> Iterator[str]:
         yield from _rules(inbound)
     for outbound in config.outbound:
         yield from _outbound(outbound)
+    for source in config.tokens:
+        yield f"  token     {source.name}: {_origin(source)}"
+    for issuer in config.issuers:
+        yield f"  issuer    {issuer.name}: {issuer.issuer}, {' '.join(issuer.algorithms)}"
     yield f"  admin     {printable(str(config.admin.listen))}"
     if config.health:
         yield f"  health    {config.health.listen}"
     yield f"  log       {printable(str(config.access_log or 'stdout'))}"
     yield f"  policy    version {policy_version(config)}"
     yield from _label("unsafe", _unsafe(loaded) or ["nothing"])
+    yield from _label("known gap", _gaps(loaded.config))
     yield from _label("note", _notes(loaded, now))
 
 
@@ -83,8 +93,25 @@ def _conditions(rule: Rule) -> str:
         _count(len(rule.pins), "pin", "pins") if rule.pins else "",
         "methods " + " ".join(sorted(method.decode("ascii") for method in rule.methods)) if rule.methods else "",
         "paths " + " ".join(map(str, rule.paths)) if rule.paths else "",
+        _asked(rule.token) if rule.token else "",
     ]
     return "".join(f", {each}" for each in found if each)
+
+
+def _asked(token: Requirement) -> str:
+    scopes = f" with {' '.join(sorted(token.scopes))}" if token.scopes else ""
+    return f"a {'' if token.bound else 'bearer '}token of {token.issuer}{scopes}"
+
+
+def _origin(source: SourceSettings) -> str:
+    """Returns where a source's tokens come from."""
+    if isinstance(source, OAuth2Source):
+        return f"{source.kind} of {source.issuer} by {source.client_auth}, {'bound' if source.bound else 'not bound'}"
+    if isinstance(source, FileSource):
+        return f"{source.kind} {printable(str(source.path))}, not bound"
+    if isinstance(source, ExecSource):
+        return f"{source.kind} {printable(source.command[0])}, not bound"
+    return f"{source.kind} for {source.audience}, bound"
 
 
 def _outbound(entry: Outbound) -> Iterator[str]:
@@ -93,6 +120,8 @@ def _outbound(entry: Outbound) -> Iterator[str]:
     yield f"              peer {entry.peer}" + (f", {_count(len(entry.pins), 'pin', 'pins')}" if entry.pins else "")
     if entry.hosts:
         yield f"              called {' '.join(sorted(host.decode('ascii') for host in entry.hosts))}"
+    if entry.token:
+        yield f"              token {entry.token} as {token_header(entry)}"
 
 
 def _unsafe(loaded: Loaded) -> list[str]:
@@ -106,10 +135,28 @@ def _unsafe(loaded: Loaded) -> list[str]:
         for entry in loaded.config.outbound
         if not entry.listen.loopback
     ]
+    found += [
+        f"tokens {source.name}: its issuer is reached in clear"
+        for source in loaded.config.tokens
+        if isinstance(source, OAuth2Source) and plaintext(source.issuer)
+    ]
+    found += [
+        f"issuers {issuer.name}: its keys are fetched in clear"
+        for issuer in loaded.config.issuers
+        if plaintext(issuer.jwks)
+    ]
     spec = loaded.material.key.spec
     if isinstance(spec, (TpmKey, Pkcs11Key)) and spec.copyable:
         found.append("identity: a key that can be copied out of its device is taken all the same (unsafe-copyable)")
     return found
+
+
+def _gaps(config: Config) -> list[str]:
+    return [
+        f"tokens {source.name}: a static secret ({printable(str(source.client_secret))}): whoever copies it can be us"
+        for source in config.tokens
+        if isinstance(source, OAuth2Source) and source.client_secret
+    ]
 
 
 def _carried(entry: Inbound) -> str:
@@ -120,6 +167,11 @@ def _notes(loaded: Loaded, now: float) -> list[str]:
     found = []
     if loaded.material.svid.not_after - now < _SOON:
         found.append("the certificate expires soon; afterwards nothing is let through")
+    found += [
+        f"tokens {source.name}: `sidecar token` gives one to whoever may use the administration socket"
+        for source in loaded.config.tokens
+        if source.keeping.helper
+    ]
     if loaded.config.health and not loaded.config.health.listen.loopback:
         found.append("health and metrics can be read from the network")
     if loaded.material.key.software is not None:

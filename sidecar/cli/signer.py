@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import re
+from itertools import starmap
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -13,9 +14,11 @@ from sidecar.config.faults import printable
 from sidecar.config.files import Look
 from sidecar.config.key_material import KeyReader
 from sidecar.errors import ConfigurationError, SidecarError
+from sidecar.identity.spiffe import SpiffeId, SpiffeIdError
 from sidecar.keys.errors import KeyCode, PrivateKeyError
 from sidecar.keys.serial import SIGN_SECONDS
 from sidecar.keys.spec import parse
+from sidecar.keys.token_messages import ASSERTION_SECONDS, MAX_NAME, SELF_SIGNED_SECONDS, Client, Mandate, is_name
 from sidecar.keys.uri import SOCKET_PATH_BYTES
 from sidecar.signer.limits import SignerLimits
 from sidecar.signer.process import Order, serve
@@ -39,12 +42,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Holds one private key and signs for other processes of this machine, over a UNIX socket: for one TPM and several\n"
         "proxies, or to give a proxy the use of a key without the key. A proxy names it as identity.key:\n"
-        "signer:unix:PATH. It signs TLS 1.3 handshakes and self-tests, nothing else: no certificate requests, no tokens.\n"
-        "Each use is one JSON line on standard output. Served are processes of our own uid and of those that --uid names."
+        "signer:unix:PATH. It signs TLS 1.3 handshakes and self-tests, the tokens that --spiffe-id and --client-assertion\n"
+        "allow, and nothing else: no certificate requests. Each use is one JSON line on standard output. Served are\n"
+        "processes of our own uid and of those that --uid names."
     )
     parser.epilog = (
         "example:\n"
-        "  sidecar signer --listen unix:/run/sidecar/signer.sock --key tpm:handle=0x81000002 --uid 1000\n\n"
+        "  sidecar signer --listen unix:/run/sidecar/signer.sock --key tpm:handle=0x81000002 --uid 1000 \\\n"
+        "    --spiffe-id spiffe://example.org/agent/planner/1\n\n"
         "exit codes: 0 told to end, 1 the socket or the device cannot be used, 2 the command line or the key is wrong"
     )
     parser.add_argument(
@@ -69,6 +74,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="serve processes of this uid too; once for each. The socket is then open to all, and the uid decides",
     )
     parser.add_argument(
+        "--spiffe-id",
+        metavar="ID",
+        type=_spiffe_id,
+        help="sign self-signed tokens of this identity too: the one in the certificates for the key. They live for at most "
+        f"{SELF_SIGNED_SECONDS} s, and name any audience but those of --client-assertion",
+    )
+    parser.add_argument(
+        "--client-assertion",
+        metavar=("AUDIENCE", "CLIENT"),
+        type=_name,
+        nargs=2,
+        action="append",
+        default=[],
+        help="sign assertions (RFC 7523) with which that client proves to that audience who it is; once for each pair. They "
+        f"live for at most {ASSERTION_SECONDS} s. The audience is the issuer's identifier, byte for byte; the client is the "
+        "client_id at the issuer, which for a token source is our SPIFFE ID unless it says otherwise",
+    )
+    parser.add_argument(
         "--time-limit",
         metavar="SECONDS",
         type=_seconds,
@@ -81,7 +104,8 @@ def run(args: argparse.Namespace) -> int:
     """Serves until a signal ends it. Raises SidecarError where it cannot."""
     spec = _spec(args.key)
     limits = SignerLimits(sign=args.time_limit)
-    order = Order(Place(args.listen, frozenset(args.uid)), spec, read_secrets(spec), limits)
+    mandate = Mandate(args.spiffe_id, frozenset(starmap(Client, args.client_assertion)))
+    order = Order(Place(args.listen, frozenset(args.uid)), spec, read_secrets(spec), limits, mandate)
     return asyncio.run(serve(order, Clock()))
 
 
@@ -120,6 +144,22 @@ def _uid(text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,10}", text) or int(text) not in _UIDS:
         raise argparse.ArgumentTypeError(f"{text[:20]!a} is not the number of a user")
     return int(text)
+
+
+def _spiffe_id(text: str) -> SpiffeId:
+    try:
+        found = SpiffeId.parse(text)
+    except SpiffeIdError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    if not found.path:
+        raise argparse.ArgumentTypeError("this names a trust domain; name the identity in the certificates for the key")
+    return found
+
+
+def _name(text: str) -> str:
+    if not is_name(text):
+        raise argparse.ArgumentTypeError(f"write AUDIENCE CLIENT, each 1 to {MAX_NAME} printable characters")
+    return text
 
 
 def _seconds(text: str) -> float:

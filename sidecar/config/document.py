@@ -12,7 +12,7 @@ from sidecar.config.addresses import unix_address
 from sidecar.config.faults import ConfigCode, Refused
 from sidecar.config.schema import Ledger, Spot, Values, read_table
 from sidecar.config.unserved import not_served
-from sidecar.config.values import Admin, Config, Sources, UnixAddress
+from sidecar.config.values import Admin, Config, Sources, TokenRefs, UnixAddress
 from sidecar.config.yaml import Mapping, Scalar, Sequence, compose
 from sidecar.identity.peer import Role
 
@@ -28,14 +28,15 @@ class Parsed:
     """What a file says.
 
     ``config`` is None when there are faults. ``sources`` are the files that hold the identity, ``lines`` (key path ->
-    line) where they are named. ``roles`` are those in which our certificate is presented: to callers as a server, to
-    peers as a client.
+    line) where they are named, and ``token_refs`` what sections about tokens name. ``roles`` are those in which our
+    certificate is presented: to callers as a server, to peers as a client.
     """
 
     config: Config | None = None
     sources: Sources = field(default_factory=Sources)
     lines: MappingOf[str, int] = field(default_factory=dict)
     roles: tuple[Role, ...] = ()
+    token_refs: TokenRefs = field(default_factory=TokenRefs)
 
 
 def parse(data: bytes, source: Path, environ: MappingOf[str, str], faults: Faults) -> Parsed:
@@ -54,7 +55,7 @@ def parse(data: bytes, source: Path, environ: MappingOf[str, str], faults: Fault
     _check_across(top, values)
     admin = _admin(top, values)
     config = None if faults.found or admin is None else _config(values, source, admin)
-    return Parsed(config, ledger.sources, ledger.lines, _roles(root))
+    return Parsed(config, ledger.sources, ledger.lines, _roles(root), ledger.token_refs)
 
 
 def _config(values: Values, source: Path, admin: Admin) -> Config:
@@ -71,6 +72,8 @@ def _config(values: Values, source: Path, admin: Admin) -> Config:
         drain_timeout=values[sections.DRAIN_TIMEOUT],
         resumption=values[sections.RESUMPTION],
         limits=values[sections.LIMITS_KEY],
+        tokens=values[sections.TOKENS_KEY],
+        issuers=values[sections.ISSUERS_KEY],
     )
 
 
@@ -122,6 +125,10 @@ def _check_across(top: Spot, values: Values) -> None:
             hint="add an entry under inbound or outbound; docs/configuration.md has an example",
         )
     _check_names(top.ledger)
+    if top.ledger.sources_used or top.ledger.issuers_used:
+        from sidecar.config.token_names import check_tokens  # noqa: PLC0415 - for files with tokens alone
+
+        check_tokens(top.ledger, values)
     _check_listens(top.ledger)
     _check_forwards(top.ledger)
     if top.ledger.sources.trust_sound:
@@ -139,6 +146,8 @@ def _check_across(top: Spot, values: Values) -> None:
 def _check_names(ledger: Ledger) -> None:
     names = [(f"another {direction} entry", name, spot) for direction, name, spot in ledger.names]
     names += [("another rule", name, spot) for name, spot in ledger.rule_names]
+    names += [("another source", name, spot) for name, spot in ledger.source_names]
+    names += [("another issuer", name, spot) for name, spot in ledger.issuer_names]
     first: dict[tuple[str, str], int] = {}
     for what, name, spot in names:
         line = first.setdefault((what, name), spot.line)

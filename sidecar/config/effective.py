@@ -11,6 +11,8 @@ from sidecar.config.kinds import spell_duration, spell_size
 from sidecar.config.values import Protocol
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from sidecar.config.values import Config, Inbound, Outbound
     from sidecar.limits import Limits
     from sidecar.policy.rules import Rule
@@ -35,6 +37,8 @@ def effective(config: Config) -> dict[str, Any]:
         },
         "inbound": [_inbound(config, entry) for entry in config.inbound],
         "outbound": [_outbound(config, entry) for entry in config.outbound],
+        "tokens": [_of_tokens().source(each) for each in config.tokens],
+        "issuers": [_of_tokens().issuer(each) for each in config.issuers],
         "admin": {"listen": str(config.admin.listen), "uids": sorted(config.admin.uids)},
         "health": {"listen": str(config.health.listen)} if config.health else None,
         "access_log": str(config.access_log or "stdout"),
@@ -48,11 +52,12 @@ def effective(config: Config) -> dict[str, Any]:
 def policy(config: Config) -> dict[str, Any]:
     """Returns what decides about requests, and nothing else, in one order however the file is written.
 
-    Who may call what, and which names and peers the agent may reach. Where requests are forwarded, limits and trust
-    are not policy: they change without a new policy version.
+    Who may call what and with which token, and which names and peers the agent may reach with a token of which source.
+    Where requests are forwarded, limits and trust are not policy: they change without a new policy version.
     """
-    return {
-        "inbound": {entry.name: {rule.id: _rule(rule) for rule in entry.allow} for entry in config.inbound},
+    named = {rule.token.issuer for entry in config.inbound for rule in entry.allow if rule.token}
+    found: dict[str, Any] = {
+        "inbound": {entry.name: {rule.id: _rule_policy(rule) for rule in entry.allow} for entry in config.inbound},
         "outbound": {
             entry.name: {
                 "listen": str(entry.listen),
@@ -60,6 +65,7 @@ def policy(config: Config) -> dict[str, Any]:
                 "origins": _words(entry.origins),
                 "peer": str(entry.peer),
                 "pins": sorted(map(str, entry.pins)),
+                **({"token": entry.token, "token_header": _of_tokens().token_header(entry)} if entry.token else {}),
             }
             for entry in config.outbound
         },
@@ -69,6 +75,9 @@ def policy(config: Config) -> dict[str, Any]:
             + [f"outbound.{entry.name}" for entry in config.outbound if entry.protocol is Protocol.TCP]
         ),
     }
+    # Absent where there is nothing: a policy without tokens has the version that it always had.
+    issuers = {each.name: _of_tokens().deciding(each) for each in config.issuers if each.name in named}
+    return found | ({"issuers": issuers} if issuers else {})
 
 
 def policy_version(config: Config) -> str:
@@ -79,6 +88,12 @@ def policy_version(config: Config) -> str:
 def canonical(value: dict[str, Any]) -> bytes:
     """Returns JSON with sorted keys, without blanks, in ASCII."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode("ascii")
+
+
+def _of_tokens() -> ModuleType:
+    from sidecar.config import effective_tokens  # noqa: PLC0415 - for configurations with tokens alone
+
+    return effective_tokens
 
 
 def _inbound(config: Config, entry: Inbound) -> dict[str, Any]:
@@ -97,7 +112,12 @@ def _rule(rule: Rule) -> dict[str, Any]:
         "pins": sorted(map(str, rule.pins)),
         "methods": _words(rule.methods),
         "paths": sorted(map(str, rule.paths)),
+        "token": _of_tokens().requirement(rule.token) if rule.token else None,
     }
+
+
+def _rule_policy(rule: Rule) -> dict[str, Any]:
+    return {key: value for key, value in _rule(rule).items() if key != "token" or value is not None}
 
 
 def _outbound(config: Config, entry: Outbound) -> dict[str, Any]:
@@ -113,6 +133,8 @@ def _outbound(config: Config, entry: Outbound) -> dict[str, Any]:
         "host": entry.host.decode("ascii") if entry.host is not None else None,
         "origins": _words(entry.origins),
         "resumption": config.resumption_of(entry).value,
+        "token": entry.token,
+        "token_header": _of_tokens().token_header(entry) if entry.token else None,
     }
 
 

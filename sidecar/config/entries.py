@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from sidecar.config import addresses, kinds
+from sidecar.config import addresses, kinds, outbound_token
 from sidecar.config.faults import ConfigCode, Refused
-from sidecar.config.schema import REQUIRED, Absent, Key, Kind, Spot, Table, Values, listing, read_table, text
+from sidecar.config.schema import (
+    REQUIRED,
+    Absent,
+    Key,
+    Kind,
+    Spot,
+    Table,
+    Values,
+    later,
+    listing,
+    read_table,
+    some,
+    text,
+)
 from sidecar.config.values import Forward, Inbound, Outbound, Protocol, Resumption
 from sidecar.config.yaml import Mapping, Sequence
 from sidecar.identity.pattern import IdPattern
 from sidecar.identity.pins import Pin
 from sidecar.policy.paths import PathPattern
 from sidecar.policy.rules import Rule
+
+if TYPE_CHECKING:
+    from sidecar.tokens.requirement import Requirement
 
 NO_CALLER: Final = Absent(
     ConfigCode.NO_CALLER, "no caller is named", "default deny: name at least one caller under allow"
@@ -26,10 +42,6 @@ NO_PINS: Final = Absent(
     "the list of pins is empty: it names no key",
     "name at least one pin, or remove the key to let chain and name decide",
 )
-
-
-def _some(otherwise: str) -> Absent:
-    return Absent(ConfigCode.EMPTY_LIST, "the list is empty", f"name at least one, or remove the key: {otherwise}")
 
 
 PINS: Final = listing(text(Pin.parse, "pin (sha256:<base64>)"), empty=NO_PINS)
@@ -54,15 +66,22 @@ RULE_PINS: Final = Key(
     "pins", PINS, (), "The caller's key is one of these, in addition to chain and name. Absent: any key of that name."
 )
 METHODS: Final = Key(
-    "methods", listing(kinds.METHOD, empty=_some("any method")), (), "Absent: any method. Not for `forward: tcp://`."
+    "methods", listing(kinds.METHOD, empty=some("any method")), (), "Absent: any method. Not for `forward: tcp://`."
 )
 PATHS: Final = Key(
     "paths",
-    listing(text(PathPattern.parse, "path pattern"), empty=_some("any path")),
+    listing(text(PathPattern.parse, "path pattern"), empty=some("any path")),
     (),
     "`*` is one whole segment, `**` zero or more; compared byte for byte. Absent: any path. Not for `forward: tcp://`.",
 )
-ALLOW_RULE: Final = Table("allow", (RULE_NAME, CALLER, RULE_PINS, METHODS, PATHS))
+RULE_TOKEN: Final[Key[Requirement | None]] = Key(
+    "token",
+    later("sidecar.config.token_rule", "READ", "section"),
+    None,
+    "What the token in `Authorization: Bearer` must say, see below. Absent: none is looked at. Not for "
+    "`forward: tcp://`.",
+)
+ALLOW_RULE: Final = Table("allow", (RULE_NAME, CALLER, RULE_PINS, METHODS, PATHS, RULE_TOKEN))
 
 
 def _rule(spot: Spot) -> Rule:
@@ -79,7 +98,14 @@ def _rule(spot: Spot) -> Rule:
         frozenset(values[RULE_PINS]),
         frozenset(values[METHODS]),
         values[PATHS],
+        values[RULE_TOKEN],
     )
+
+
+def _named(rule: Rule, otherwise: str) -> Rule:
+    """Returns a rule that has a name, as has what it asks of a token."""
+    name = rule.id or otherwise
+    return replace(rule, id=name, token=replace(rule.token, key=f"{name}.token") if rule.token else None)
 
 
 INBOUND_NAME: Final = Key("name", kinds.NAME, REQUIRED, "What logs and metrics call the entry. Unique among these.")
@@ -109,7 +135,11 @@ UNSAFE_FORWARD: Final = Key(
     False,
     "Lets `forward` leave this machine: what is permitted crosses a network in clear.",
 )
-INBOUND: Final = Table("inbound", (INBOUND_NAME, INBOUND_LISTEN, FORWARD, ALLOW, RESUMPTION, UNSAFE_FORWARD))
+INBOUND: Final = Table(
+    "inbound",
+    (INBOUND_NAME, INBOUND_LISTEN, FORWARD, ALLOW, RESUMPTION, UNSAFE_FORWARD),
+    {RULE_TOKEN.name: "a rule, below allow"},
+)
 
 
 def read_inbound(spot: Spot) -> Inbound:
@@ -127,10 +157,7 @@ def read_inbound(spot: Spot) -> Inbound:
         if forward.protocol is Protocol.TCP:
             _refuse_request_rules(values)
     values.settle()
-    rules = tuple(
-        rule if rule.id else replace(rule, id=f"inbound.{values[INBOUND_NAME]}.allow[{n}]")
-        for n, rule in enumerate(values[ALLOW])
-    )
+    rules = tuple(_named(rule, f"inbound.{values[INBOUND_NAME]}.allow[{n}]") for n, rule in enumerate(values[ALLOW]))
     return Inbound(values[INBOUND_NAME], values[INBOUND_LISTEN], values[FORWARD], rules, values[RESUMPTION])
 
 
@@ -140,7 +167,7 @@ def _refuse_request_rules(values: Values) -> None:
     rules = allow.items() if allow is not None and isinstance(allow.node, Sequence) else []
     for rule in rules:
         for name, place in rule.entries() if isinstance(rule.node, Mapping) else []:
-            if name in {METHODS.name, PATHS.name}:
+            if name in {METHODS.name, PATHS.name, RULE_TOKEN.name}:
                 values.complete = False
                 place.refuse(
                     Refused(
@@ -172,7 +199,7 @@ OUTBOUND_LISTEN: Final = Key(
 )
 HOSTS: Final = Key(
     "hosts",
-    listing(addresses.HOST, empty=_some("then only the listen address and localhost are served")),
+    listing(addresses.HOST, empty=some("then only the listen address and localhost are served")),
     (),
     "What the agent calls the peer, beside the listen address and `localhost`. No wildcard. Anything else is 403. "
     "Not for `protocol: tcp`.",
@@ -208,7 +235,7 @@ HOST: Final[Key[bytes | None]] = Key(
 )
 ORIGINS: Final = Key(
     "origins",
-    listing(addresses.ORIGIN, empty=_some("then no web page may send requests")),
+    listing(addresses.ORIGIN, empty=some("then no web page may send requests")),
     (),
     "Web origins whose pages may send requests here. A request of any other page is 403. Not for `protocol: tcp`.",
 )
@@ -232,6 +259,8 @@ OUTBOUND: Final = Table(
         HOST,
         ORIGINS,
         RESUMPTION,
+        outbound_token.TOKEN,
+        outbound_token.TOKEN_HEADER,
         UNSAFE_LISTEN,
     ),
 )
@@ -256,8 +285,10 @@ def read_outbound(spot: Spot) -> Outbound:
             values.refuse(OUTBOUND_LISTEN, refused)
     if values.get(PROTOCOL) is Protocol.TCP:
         _refuse_request_keys(values)
+    outbound_token.check(values)
     values.settle()
     connect = values[CONNECT]
+    token_header, token_scheme = values[outbound_token.TOKEN_HEADER]
     return Outbound(
         name=values[OUTBOUND_NAME],
         listen=values[OUTBOUND_LISTEN],
@@ -270,12 +301,15 @@ def read_outbound(spot: Spot) -> Outbound:
         origins=frozenset(values[ORIGINS]),
         protocol=values[PROTOCOL],
         resumption=values[RESUMPTION],
+        token=values[outbound_token.TOKEN],
+        token_header=token_header,
+        token_scheme=token_scheme,
     )
 
 
 def _refuse_request_keys(values: Values) -> None:
     """Refuses what is about requests where there are none."""
-    for key in (HOSTS, HOST, ORIGINS):
+    for key in (HOSTS, HOST, ORIGINS, outbound_token.TOKEN, outbound_token.TOKEN_HEADER):
         if key.name in values.spots:
             refused = Refused(
                 ConfigCode.NOT_FOR_TCP,

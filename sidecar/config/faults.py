@@ -49,10 +49,15 @@ class ConfigCode(StrEnum):
     BAD_KEY = "yaml_key"
     DUPLICATE_KEY = "duplicate_key"
     SECRET = "secret_in_file"  # noqa: S105 - a code, not a secret
+    # Secrets and authorities that it names
+    ENV_UNSET = "environment_unset"
+    BAD_SECRET = "bad_secret"  # noqa: S105 - a code
+    BAD_CA = "bad_ca_file"
     # The shape
     WRONG_TYPE = "wrong_type"
     NO_VALUE = "no_value"
     UNKNOWN_KEY = "unknown_key"
+    MISPLACED_KEY = "misplaced_key"
     MISSING_KEY = "missing_key"
     EMPTY_LIST = "empty_list"
     DUPLICATE_ITEM = "duplicate_item"
@@ -69,6 +74,11 @@ class ConfigCode(StrEnum):
     BAD_URL = "bad_url"
     BAD_HOST = "bad_host"
     BAD_METHOD = "bad_method"
+    BAD_TEXT = "bad_text"
+    BAD_SCOPE = "bad_scope"
+    BAD_ALGORITHM = "bad_algorithm"
+    BAD_CLAIM = "bad_claim"
+    BAD_FIELD_NAME = "bad_field_name"
     OUT_OF_RANGE = "out_of_range"
     NOT_FOR_TCP = "not_for_tcp"
     SOCKET_PATH_TOO_LONG = "socket_path_too_long"
@@ -78,12 +88,18 @@ class ConfigCode(StrEnum):
     NO_PEER = "no_peer"
     NO_ENTRY = "no_entry"
     NO_PINS = "no_pins"
+    NO_AUDIENCE = "no_audience"
+    NO_TOKEN = "no_token"  # noqa: S105 - a code
     DUPLICATE_NAME = "duplicate_name"
+    RESERVED_NAME = "reserved_name"
     DUPLICATE_LISTEN = "duplicate_listen"
     FORWARD_TO_SELF = "forward_to_self"
     PLAINTEXT_FORWARD = "plaintext_forward"
     PLAINTEXT_LISTEN = "plaintext_listen"
+    PLAINTEXT_ISSUER = "plaintext_issuer"
     UNKNOWN_TRUST_DOMAIN = "unknown_trust_domain"
+    UNKNOWN_TOKEN = "unknown_token"  # noqa: S105 - a code
+    UNKNOWN_ISSUER = "unknown_issuer"
     # Identity material against itself
     OWN_TRUST_DOMAIN = "own_trust_domain_not_trusted"
     OWN_CHAIN = "own_chain_refused"

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from sidecar.config.faults import ConfigCode, Refused
+from sidecar.config.faults import ConfigCode, Refused, printable
+from sidecar.errors import SidecarError
 from sidecar.keys import software
 from sidecar.keys.open import Secrets
 from sidecar.keys.pin import read_pin
@@ -18,10 +19,12 @@ from sidecar.keys.spec import KeyFile, TpmKey
 from sidecar.keys.uri import Pkcs11Key
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from cryptography.hazmat.primitives.asymmetric import ec
 
+    from sidecar.config.faults import Faults
     from sidecar.config.files import FileRead, Look
     from sidecar.keys.software import SoftwareKey
     from sidecar.keys.spec import KeySpec
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _KEY = "identity.key"
+_PRIVATE_KEY = "a private key"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,21 +106,34 @@ class KeyReader:
         return self._file(path, parse)
 
     def _file(self, path: Path, parse: Callable[[bytes], T]) -> T | None:
-        return read_file(self._look, self._check, Named(_KEY, path), parse, secret=True)
+        return read_file(self._look, self._check, Named(_KEY, path), parse, holds=_PRIVATE_KEY)
 
 
-def read_file(look: Look, check: Check, named: Named, parse: Callable[[bytes], T], *, secret: bool = False) -> T | None:
+def reporter(faults: Faults, lines: Mapping[str, int]) -> Check:
+    """Returns what runs a check and adds its complaint to the faults; the message begins with the file."""
+
+    def check(named: Named, run: Callable[[], object]) -> None:
+        try:
+            run()
+        except SidecarError as error:
+            message = f"{printable(str(named.path))}: {error}"
+            faults.add(error.code, message, line=lines.get(named.key, 0), key=named.key, hint=error.hint)
+
+    return check
+
+
+def read_file(look: Look, check: Check, named: Named, parse: Callable[[bytes], T], *, holds: str = "") -> T | None:
     """Reads and parses one file; None where that is not possible, which ``check`` was told.
 
-    A ``secret`` file, and any with a private key in it, is held to be closed.
+    A file that ``holds`` a secret, in the words of messages, and any with a private key in it, is held to be closed.
     """
     files: list[FileRead] = []
     check(named, lambda: files.append(look.read(named.path)))
     if not files:
         return None
     file = files[0]
-    if secret or software.holds_key(file.data):
-        check(named, partial(check_key_file, file.status))
+    if holds or software.holds_key(file.data):
+        check(named, partial(check_key_file, file.status, holds or _PRIVATE_KEY))
     found: list[T] = []
     check(named, lambda: found.append(parse(file.data)))
     return found[0] if found else None
@@ -138,8 +155,8 @@ def _check_module(path: Path) -> None:
         )
 
 
-def check_key_file(status: os.stat_result) -> None:
-    """Accepts owner and mode of a file that holds a private key, as its open descriptor has them; raises Refused.
+def check_key_file(status: os.stat_result, holds: str = _PRIVATE_KEY) -> None:
+    """Accepts owner and mode of a file that holds a secret, as its open descriptor has them; raises Refused.
 
     A group may read it when it is one of ours and the owner is root: so Kubernetes mounts secrets under ``fsGroup``.
     """
@@ -148,7 +165,7 @@ def check_key_file(status: os.stat_result) -> None:
     if status.st_uid not in {us, 0}:
         raise Refused(
             ConfigCode.KEY_OWNER,
-            f"holds a private key and belongs to uid {status.st_uid}, who can read and replace it",
+            f"holds {holds} and belongs to uid {status.st_uid}, who can read and replace it",
             hint=f"let it belong to uid {us} (ours) or root",
         )
     others = mode & 0o007
@@ -158,6 +175,6 @@ def check_key_file(status: os.stat_result) -> None:
         who = "everybody" if others else f"group {status.st_gid}"
         raise Refused(
             ConfigCode.KEY_PERMISSIONS,
-            f"holds a private key and is open to {who} (mode {mode:04o})",
+            f"holds {holds} and is open to {who} (mode {mode:04o})",
             hint="chmod 0600 it; for a Kubernetes secret set defaultMode: 0440 and the pod's fsGroup",
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from sidecar.config.document import parse
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from sidecar.config.values import Config
+    from sidecar.tokens.settings import SecretRef
 
 #: Looks that are tried when links move under us, as a volume is swapped.
 _LOOKS: Final = 3
@@ -23,18 +24,23 @@ _LOOKS: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A configuration that may be used: checked, with the bytes that were checked and a record of what was read."""
+    """A configuration that may be used: checked, with the bytes that were checked and a record of what was read.
+
+    ``token_files``: the certificates (PEM, ASCII) of each file that a ``ca`` names. ``token_secrets``: client secrets.
+    """
 
     config: Config
     material: Material
     snapshot: Snapshot
+    token_files: Mapping[Path, bytes] = field(default_factory=dict)
+    token_secrets: Mapping[SecretRef, str] = field(default_factory=dict, repr=False)
 
 
 def load(path: Path, *, now: float, environ: Mapping[str, str] | None = None) -> Loaded:
     """Reads and checks a configuration file and the files it names, as they are at ``now`` (seconds since the epoch).
 
-    Opens files and nothing else: no socket, no device. ``environ`` gives ``XDG_RUNTIME_DIR``. Raises
-    InvalidConfiguration, and nothing else, whatever the files hold.
+    Opens files and nothing else: no socket, no device. ``environ`` gives ``XDG_RUNTIME_DIR``, and
+    client secrets that are named by a variable. Raises InvalidConfiguration, and nothing else, whatever the files hold.
     """
     file = path.absolute()
     for _ in range(_LOOKS):
@@ -60,6 +66,13 @@ def _load(file: Path, look: Look, faults: Faults, now: float, environ: Mapping[s
         return None
     parsed = parse(data, file, environ, faults)
     material = MaterialReader(look, faults, parsed.lines, now).read(parsed.sources, parsed.roles)
+    files: Mapping[Path, bytes] = {}
+    secrets: Mapping[SecretRef, str] = {}
+    if parsed.token_refs.cas or parsed.token_refs.secrets:
+        from sidecar.config.token_files import TokenFileReader  # noqa: PLC0415 - for files with tokens alone
+
+        found = TokenFileReader(look, faults, parsed.lines, environ).read(parsed.token_refs)
+        files, secrets = found.cas, found.secrets
     if parsed.config is None or material is None:
         return None
-    return Loaded(parsed.config, material, look.snapshot())
+    return Loaded(parsed.config, material, look.snapshot(), files, secrets)

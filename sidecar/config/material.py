@@ -8,8 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeVar
 
 from sidecar.config.faults import ConfigCode, below, printable
-from sidecar.config.key_material import KeyReader, Named, read_file
-from sidecar.errors import SidecarError
+from sidecar.config.key_material import KeyReader, Named, read_file, reporter
 from sidecar.identity.bundle import TrustBundle
 from sidecar.identity.refusal import Refusal, VerificationError
 from sidecar.identity.svid import Svid
@@ -60,6 +59,7 @@ class MaterialReader:
         self._faults = faults
         self._lines = lines
         self._now = now
+        self._check = reporter(faults, lines)
 
     def read(self, sources: Sources, roles: Iterable[Role]) -> Material | None:
         """Returns the material, None when it cannot be had; it may be used only if no fault was added.
@@ -88,14 +88,6 @@ class MaterialReader:
     def _read(self, named: Named, parse: Callable[[bytes], T]) -> T | None:
         """Reads and parses one file. A file with a private key in it is held to be closed, wherever it is named."""
         return read_file(self._look, self._check, named, parse)
-
-    def _check(self, named: Named, check: Callable[[], object]) -> None:
-        """Runs a check; its complaint becomes a fault whose message begins with the file."""
-        try:
-            check()
-        except SidecarError as error:
-            message = f"{printable(str(named.path))}: {error}"
-            self._faults.add(error.code, message, line=self._line(named.key), key=named.key, hint=error.hint)
 
     def _line(self, key: str) -> int:
         return self._lines.get(key, 0)

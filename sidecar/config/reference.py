@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final
 
-from sidecar.config import limits, sections
+from sidecar.config import limits, outbound_token, sections
 from sidecar.config.kinds import spell_duration, spell_size
 from sidecar.config.schema import REQUIRED
+from sidecar.config.tables import TABLES
 from sidecar.config.unserved import NOT_SERVED
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 #: What to write for a default that is computed, or that means "not there": the text of the key says which.
 _ABSENT: Final = "optional"
 
-_KEYS: Final = re.compile(r"(<!-- keys: (\w+) -->)\n(?:.*\n)*?(<!-- /keys -->)")
+_KEYS: Final = re.compile(r"(<!-- keys: ([\w.-]+) -->)\n(?:.*\n)*?(<!-- /keys -->)")
 _NOT_SERVED: Final = re.compile(r"(<!-- not served -->)\n(?:.*\n)*?(<!-- /not served -->)")
 
 
@@ -29,7 +30,7 @@ def key_table(table: Table) -> str:
 
 def key_tables() -> dict[str, str]:
     """Returns the table of each section by its name."""
-    return {table.name: key_table(table) for table in sections.TABLES}
+    return {table.name: key_table(table) for table in TABLES}
 
 
 def _default(key: Key[Any]) -> str:
@@ -38,6 +39,10 @@ def _default(key: Key[Any]) -> str:
         return "required"
     if key is sections.ACCESS_LOG:
         return "`stdout`"
+    if key is outbound_token.TOKEN_HEADER:
+        return "`Authorization: Bearer`"
+    if value and isinstance(value, tuple) and isinstance(value[0], str):
+        return f"`[{', '.join(value)}]`"
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
     if isinstance(value, float):

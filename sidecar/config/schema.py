@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from sidecar.config.faults import ConfigCode, Faults, Refused, below, quote
 from sidecar.config.unserved import NOT_SERVED, not_served
-from sidecar.config.values import Sources
+from sidecar.config.values import Sources, TokenRefs
 from sidecar.config.yaml import Broken, Mapping, Node, Scalar, Sequence
 from sidecar.errors import SidecarError
 
@@ -49,6 +49,18 @@ class Kind(Generic[T_co]):
     says: str
 
 
+def later(module: str, name: str, says: str) -> Kind[Any]:
+    """Returns a kind that stands in a module which is loaded when a file has its key: what few use costs others nothing."""
+
+    def read(spot: Spot) -> Any:
+        import importlib  # noqa: PLC0415 - see above
+
+        kind: Kind[Any] = getattr(importlib.import_module(module), name)
+        return kind.read(spot)
+
+    return Kind(read, says)
+
+
 @dataclass(frozen=True, slots=True)
 class Absent:
     """What is said instead of "missing" where a key, or any item in its list, is a guarantee."""
@@ -75,10 +87,14 @@ class Key(Generic[T_co]):
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """One section: its name in the list of what is not served yet, and its keys."""
+    """One section: its name in the list of what is not served yet, and its keys.
+
+    ``elsewhere`` has further names, of keys that belong to another section, and says to which.
+    """
 
     name: str
     keys: tuple[Key[Any], ...]
+    elsewhere: MappingOf[str, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -90,7 +106,12 @@ class Ledger:
     listens: list[tuple[str, Any, Spot]] = field(default_factory=list)  # (direction, TcpAddress, place)
     forwards: list[tuple[Any, Spot]] = field(default_factory=list)  # (TcpAddress, place)
     patterns: list[tuple[Any, Spot]] = field(default_factory=list)  # (IdPattern, place)
+    source_names: list[tuple[str, Spot]] = field(default_factory=list)
+    issuer_names: list[tuple[str, Spot]] = field(default_factory=list)
+    sources_used: list[tuple[str, Spot]] = field(default_factory=list)  # (name of a source, place that names it)
+    issuers_used: list[tuple[str, Spot]] = field(default_factory=list)
     sources: Sources = field(default_factory=Sources)
+    token_refs: TokenRefs = field(default_factory=TokenRefs)
     lines: dict[str, int] = field(default_factory=dict)  # key path -> line, of the keys that name files
 
 
@@ -223,7 +244,7 @@ def read_table(spot: Spot, table: Table) -> Values:
             else:
                 values.complete = False
         elif isinstance(key.default, Required):
-            _missing(place or spot, key, below(spot.key, key.name))
+            missing(place or spot, key, below(spot.key, key.name))
             values.complete = False
         else:
             values.put(key, key.default)
@@ -233,7 +254,8 @@ def read_table(spot: Spot, table: Table) -> Values:
     return values
 
 
-def _missing(spot: Spot, key: Key[Any], path: str) -> None:
+def missing(spot: Spot, key: Key[Any], path: str) -> None:
+    """Adds the fault of a key that a section at this place needs and has not."""
     absent = key.absent or Absent(ConfigCode.MISSING_KEY, "the key is missing", f"add {key.name}: {key.kind.says}")
     spot.faults.add(absent.code, absent.message, line=spot.line, key=path, hint=absent.hint)
 
@@ -243,12 +265,25 @@ def _unknown(spot: Spot, name: str, table: Table) -> None:
     if feature in NOT_SERVED:
         spot.refuse(not_served(feature))
         return
+    if name in table.elsewhere:
+        spot.refuse(misplaced(name, table.elsewhere[name]))
+        return
     known = [key.name for key in table.keys]
     import difflib  # noqa: PLC0415 - for faults alone
 
     near = [] if spot.faults.full else difflib.get_close_matches(name[:80].lower().replace("-", "_"), known, n=1)
     hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
     spot.faults.add(ConfigCode.UNKNOWN_KEY, "the key is unknown", line=spot.line, key=spot.key, hint=hint)
+
+
+def misplaced(name: str, where: str) -> Refused:
+    """Returns the refusal of a key that another section has."""
+    return Refused(ConfigCode.MISPLACED_KEY, f"{name} belongs to {where}", hint="remove it: here it would mean nothing")
+
+
+def some(otherwise: str) -> Absent:
+    """Returns what is said of an empty list that could be taken for "any"; ``otherwise`` says what no list means."""
+    return Absent(ConfigCode.EMPTY_LIST, "the list is empty", f"name at least one, or remove the key: {otherwise}")
 
 
 def listing(kind: Kind[T], *, empty: Absent | None = None, distinct: bool = True) -> Kind[tuple[T, ...]]:

@@ -17,6 +17,7 @@ from sidecar.config.schema import (
     Spot,
     Table,
     attempt,
+    later,
     listing,
     read_table,
 )
@@ -174,6 +175,18 @@ INBOUND_KEY: Final = Key(
 OUTBOUND_KEY: Final = Key(
     "outbound", listing(entries.READ_OUTBOUND, distinct=False), (), "What the agent reaches through this sidecar."
 )
+TOKENS_KEY: Final = Key(
+    "tokens",
+    listing(later("sidecar.config.tokens", "READ", "source"), distinct=False),
+    (),
+    "Where tokens for outbound entries come from.",
+)
+ISSUERS_KEY: Final = Key(
+    "issuers",
+    listing(later("sidecar.config.issuers", "READ", "issuer"), distinct=False),
+    (),
+    "Whose tokens callers may bring.",
+)
 ADMIN_KEY: Final[Key[tuple[UnixAddress | None, frozenset[int]]]] = Key(
     "admin", Kind(_admin, "section"), (None, frozenset()), "The administration socket."
 )
@@ -209,6 +222,8 @@ TOP: Final = Table(
         IDENTITY_KEY,
         INBOUND_KEY,
         OUTBOUND_KEY,
+        TOKENS_KEY,
+        ISSUERS_KEY,
         ADMIN_KEY,
         HEALTH_KEY,
         ACCESS_LOG,
@@ -217,16 +232,4 @@ TOP: Final = Table(
         RESUMPTION,
         LIMITS_KEY,
     ),
-)
-
-#: Every section, in the order of the reference.
-TABLES: Final = (
-    TOP,
-    IDENTITY,
-    entries.INBOUND,
-    entries.ALLOW_RULE,
-    entries.OUTBOUND,
-    ADMIN,
-    HEALTH,
-    limits.LIMITS,
 )

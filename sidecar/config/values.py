@@ -1,6 +1,7 @@
 """The configuration as frozen values: what a file says, checked, with every default filled in.
 
-Times are seconds, sizes bytes, paths absolute. Nothing here can hold a secret: keys are named by where they are.
+Times are seconds, sizes bytes, paths absolute. Nothing here can hold a secret: keys and secrets are named by where they
+are.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from sidecar.identity.spiffe import TrustDomain
     from sidecar.keys.spec import KeySpec
     from sidecar.policy.rules import Rule
+    from sidecar.tokens.settings import Issuer, SecretRef, SourceSettings
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -101,6 +103,14 @@ class Sources:
     trust_sound: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class TokenRefs:
+    """What ``tokens`` and ``issuers`` name outside the file, with the key path of each, for faults of what is there."""
+
+    cas: list[tuple[str, Path]] = field(default_factory=list)
+    secrets: list[tuple[str, SecretRef]] = field(default_factory=list)
+
+
 class Resumption(StrEnum):
     """Whether TLS sessions are resumed, which saves both ends their signature."""
 
@@ -125,7 +135,8 @@ class Outbound:
 
     ``hosts`` and ``origins`` are as `sidecar.policy.routes` parses them. ``server_name`` is the SNI to send: the DNS
     name in ``connect`` unless the file says otherwise, None for an IP address. ``host`` is the outgoing ``Host``, None
-    for "as received". No pins means that chain and name decide.
+    for "as received". No pins means that chain and name decide. ``token`` is the name of the source whose tokens
+    requests get, in the field ``token_header``, as the file spells it, behind ``token_scheme``, which may be empty.
     """
 
     name: str
@@ -139,6 +150,9 @@ class Outbound:
     origins: frozenset[bytes] = frozenset()
     protocol: Protocol = Protocol.HTTP
     resumption: Resumption | None = None
+    token: str | None = None
+    token_header: bytes = b"Authorization"
+    token_scheme: bytes = b"Bearer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +193,8 @@ class Config:
     drain_timeout: float = 30.0
     resumption: Resumption = Resumption.ALLOW
     limits: Limits = field(default_factory=Limits)
+    tokens: tuple[SourceSettings, ...] = ()
+    issuers: tuple[Issuer, ...] = ()
 
     def resumption_of(self, entry: Inbound | Outbound) -> Resumption:
         """What an entry says about resumption, or else the file."""

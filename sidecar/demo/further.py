@@ -25,6 +25,7 @@ def commands(stage: Stage) -> list[tuple[str, str]]:
         ("cat planner-sidecar.err", "the planner's sidecar's own messages"),
         ("curl --unix-socket tools.sock http://sidecar/certs", "identity, expiry, pin and key protection"),
         ("curl --unix-socket tools.sock http://sidecar/connections", "who is connected now"),
+        ("curl --unix-socket planner.sock http://sidecar/tokens", "its tokens: for whom, bound to what, until when"),
         ("curl --unix-socket planner.sock http://sidecar/config", "the effective configuration"),
         ("curl --unix-socket planner.sock http://sidecar/metrics", "metrics for Prometheus"),
         (f"curl -x http://127.0.0.1:{ports.outbound} http://{TOOLS_HOST}/headers", "call the tools as the planner"),

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 TRUST_DOMAIN: Final = "example.org"
 TOOLS_HOST: Final = "tools.internal"
 """What the planner calls the tools: no DNS knows it."""
+AUDIENCE: Final = f"https://{TOOLS_HOST}"
+"""Whom the planner's tokens are for."""
+LEAK: Final = "/leak"
+"""Where the tools' server gives away the last token it got, to whoever is on its machine."""
 
 
 def agent_id(name: str) -> str:
@@ -25,17 +29,25 @@ def agent_id(name: str) -> str:
 PLANNER: Final = agent_id("planner")
 TOOLS: Final = agent_id("tools")
 ROGUE: Final = agent_id("rogue")
+ANY_AGENT: Final = f"spiffe://{TRUST_DOMAIN}/agent/**"
+"""As a rule names all of them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """Loopback ports: the tools' MCP server, the two sidecars' listeners, and the impostor."""
+    """Loopback ports: the tools' MCP server, the two sidecars' listeners, and the impostor.
+
+    Two pairs of listeners lead from the planner to the tools: ``outbound`` to ``inbound``, where the planner alone is
+    named, and ``to_shared`` to ``shared``, where every agent is that has a token of its own.
+    """
 
     server: int
     inbound: int
     outbound: int
     hijacked: int
     impostor: int
+    to_shared: int
+    shared: int
 
 
 @dataclass(frozen=True, slots=True)

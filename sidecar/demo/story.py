@@ -6,6 +6,7 @@ import shutil
 import signal
 import tempfile
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -99,7 +100,7 @@ def _stage() -> Iterator[Stage]:
         crew = Crew(folder)
         try:
             running, no_tpm = software_tpm.power_on(crew)
-            yield Stage(folder, Ports(*free_ports(5)), crew, dict(running), no_tpm)
+            yield Stage(folder, Ports(*free_ports(len(fields(Ports)))), crew, dict(running), no_tpm)
         finally:
             # From here on nothing interrupts: it is bounded, and half of it would leave processes behind.
             for number in ENDING:

@@ -1,7 +1,8 @@
-"""Somebody who speaks TLS without a sidecar: ``python -m sidecar.demo.tls_caller PORT CA [CERTIFICATE KEY]``.
+"""Somebody who speaks TLS without a sidecar: ``python -m sidecar.demo.tls_caller PORT CA [CERTIFICATE KEY [LEAKING]]``.
 
 Dials a sidecar's inbound port, with a certificate or without one, sends a request and prints as one line of JSON what
-came back: the status and body, or the TLS alert.
+came back: the status and body, or the TLS alert. ``LEAKING`` is the port of a server that gives tokens away: what it gives
+goes along as this caller's own, and is never printed.
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ import sys
 from typing import Any
 
 from sidecar.demo.ports import HOST
-from sidecar.demo.stage import TOOLS_HOST
+from sidecar.demo.stage import LEAK, TOOLS_HOST
 
 _SECONDS = 8.0
 
 
-def call(port: int, ca: str, credentials: list[str]) -> dict[str, Any]:
-    """One request over one connection."""
+def call(port: int, ca: str, credentials: list[str], token: str = "") -> dict[str, Any]:
+    """One request over one connection, with the token if there is one."""
     # Not the project's own contexts: this plays a program that the project has no say in.
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # noqa: TID251
     context.check_hostname = False  # the server has a SPIFFE ID and no host name
@@ -31,7 +32,7 @@ def call(port: int, ca: str, credentials: list[str]) -> dict[str, Any]:
         report: dict[str, Any] = {"addr": "{}:{}".format(*plain.getsockname())}
         try:
             with context.wrap_socket(plain) as tls:
-                report |= {"version": tls.version()} | _request(tls)
+                report |= {"version": tls.version()} | _request(tls, token)
         except ssl.SSLError as error:
             report["alert"] = error.reason
         except OSError as error:
@@ -39,13 +40,31 @@ def call(port: int, ca: str, credentials: list[str]) -> dict[str, Any]:
     return report
 
 
-def _request(tls: ssl.SSLSocket) -> dict[str, Any]:
+def steal(port: int) -> str:
+    """Takes a token from a server that gives it away."""
+    connection = http.client.HTTPConnection(HOST, port, timeout=_SECONDS)
+    try:
+        connection.request("GET", LEAK)
+        token = connection.getresponse().read().decode("ascii")
+    finally:
+        connection.close()
+    if not token:
+        sys.exit("there was no token to take")
+    return token
+
+
+def _request(tls: ssl.SSLSocket, token: str) -> dict[str, Any]:
     """Asks for the MCP endpoint. The server's verdict on our certificate comes with the first read (RFC 8446 4.4.2.4)."""
-    tls.sendall(f"GET /mcp HTTP/1.1\r\nHost: {TOOLS_HOST}\r\nAccept: text/event-stream\r\n\r\n".encode())
+    lines = ["GET /mcp HTTP/1.1", f"Host: {TOOLS_HOST}", "Accept: text/event-stream"]
+    if token:
+        lines.append(f"Authorization: Bearer {token}")
+    tls.sendall("\r\n".join([*lines, "", ""]).encode())
     response = http.client.HTTPResponse(tls)
     response.begin()
-    return {"status": response.status, "body": json.loads(response.read())}
+    challenge = response.headers["WWW-Authenticate"]
+    return {"status": response.status, "challenge": challenge, "body": json.loads(response.read())}
 
 
 if __name__ == "__main__":
-    print(json.dumps(call(int(sys.argv[1]), sys.argv[2], sys.argv[3:])))  # noqa: T201 - this is a program
+    stolen = steal(int(sys.argv[5])) if len(sys.argv) > 5 else ""
+    print(json.dumps(call(int(sys.argv[1]), sys.argv[2], sys.argv[3:5], stolen)))  # noqa: T201 - this is a program

@@ -25,11 +25,13 @@ CONTROLS: Final = frozenset(
         b"connection",
         b"expect",
         b"traceparent",
+        b"authorization",
     }
 )
 """Their lower-case names, with the look-alikes that CGI and WSGI servers take for the real ones.
 
-``traceparent`` controls nothing; it stands here because nearly every request between two proxies has one."""
+``traceparent`` controls nothing; it stands here because nearly every request between two proxies has one.
+``authorization`` stands here because a request may have one alone."""
 
 # A list of codings that ends with chunked: understood, but not implemented (RFC 9112 section 6.1: 501).
 _CODINGS: Final = re.compile(rb"(?:" + TCHAR + rb"++[ \t]*+,[ \t]*+)++chunked")
@@ -55,7 +57,7 @@ class Controls(NamedTuple):
 
 def read_controls(found: list[tuple[bytes, bytes]]) -> Controls:
     """Sorts (lower-case name, value) pairs out; raises ``HttpError`` for a second one where only one may be."""
-    host = content_length = transfer_encoding = expect = trace = None
+    host = content_length = transfer_encoding = expect = trace = authorization = None
     options = _NO_OPTIONS
     for name, value in found:
         if name == b"host":  # RFC 9112 section 3.2
@@ -72,6 +74,8 @@ def read_controls(found: list[tuple[bytes, bytes]]) -> Controls:
             expect = value if expect is None else expect + b", " + value  # RFC 9110 section 5.3
         elif name == b"traceparent":
             trace = value if trace is None else b""
+        elif name == b"authorization":  # RFC 9110 5.3 and 11.6.2: not a list, so two readers may take two of them
+            authorization = _only(authorization, value, HttpCode.DUPLICATE_AUTHORIZATION, "Authorization")
         else:
             raise HttpError(HttpCode.FRAMING_LOOKALIKE, "a framing field spelt with an underscore")
     return Controls(host, content_length, transfer_encoding, options, expect, trace if trace and parse(trace) else b"")

@@ -40,6 +40,8 @@ class HttpCode(StrEnum):
     DUPLICATE_HOST = "duplicate_host"
     BAD_HOST = "bad_host"
     HOST_MISMATCH = "host_mismatch"
+    # Authorization
+    DUPLICATE_AUTHORIZATION = "duplicate_authorization"
     # framing
     BOTH_LENGTHS = "both_lengths"
     BAD_CONTENT_LENGTH = "bad_content_length"

@@ -80,19 +80,29 @@ _EXPECT: Final = frozenset({b"expect"})
 _NONE, _LENGTH, _CHUNKED, _CLOSE = Framing.NONE, Framing.LENGTH, Framing.CHUNKED, Framing.CLOSE
 
 
+def fold(lower: bytes) -> bytes:
+    """Returns a lower-case name as it is compared here."""
+    return lower.translate(_FOLD)
+
+
 def forward_request(
-    head: RequestHead, *, drop: frozenset[bytes] = _NOTHING, host: bytes | None = None, extra: bytes = b""
+    head: RequestHead,
+    *,
+    drop: frozenset[bytes] = _NOTHING,
+    strip: frozenset[bytes] = _NOTHING,
+    host: bytes | None = None,
+    extra: bytes = b"",
 ) -> bytes:
     """The head with which a request goes on: its target in origin-form, HTTP/1.1.
 
-    ``drop`` are further lower-case names to leave out, because the caller sets them; ``extra`` is the block of fields it
-    sets; ``host`` replaces Host. Without it Host goes on as received, or, where an HTTP/1.0 request has none, with the
+    ``drop`` are further lower-case names to leave out, because the caller sets them, ``strip`` folded ones; ``extra`` is
+    the block of fields it sets; ``host`` replaces Host. Without it Host goes on as received, or, where an HTTP/1.0 request has none, with the
     authority of its target, which may be empty (RFC 9112 section 3.2).
     """
-    made_of = (head.path, head.query, head.method, host, drop)
+    made_of = (head.path, head.query, head.method, host, drop, strip)
     known, start = head.derived.start
     if known != made_of:
-        start = _request_start(head, drop, host)
+        start = _request_start(head, drop, strip, host)
         head.derived.start = (made_of, start)
     framing = head.framing
     if framing is _LENGTH:
@@ -102,12 +112,15 @@ def forward_request(
     return b"%b%b\r\n" % (start, extra)
 
 
-def _request_start(head: RequestHead, drop: frozenset[bytes], host: bytes | None) -> bytes:
+def _request_start(head: RequestHead, drop: frozenset[bytes], strip: frozenset[bytes], host: bytes | None) -> bytes:
     if host is None:
         host = next((value for lower, _, value in head.fields if lower == b"host"), head.host)
     if not head.minor:
         drop = drop | _EXPECT  # an HTTP/1.0 client cannot be told to continue (RFC 9110 sections 10.1.1 and 15.2)
-    lines = _lines(head.fields, drop, head.connection)
+    fields = head.fields
+    if strip:
+        fields = [field for field in fields if fold(field[0]) not in strip]
+    lines = _lines(fields, drop, head.connection)
     return b"%b %b%b HTTP/1.1\r\nHost: %b\r\n%b" % (head.method, head.path, head.query, host, lines)
 
 

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from sidecar.keys.protection import Protection
     from sidecar.keys.signer import Hash, Signer
 
-#: What is the matter with one call, or with us, and not with the device.
-_PASSING: Final = frozenset({SignCode.CLOSED})
+#: What every handshake's message and every self-test begins with, and no other message (`sidecar.keys.messages`).
+_HANDSHAKE: Final = b" " * 64
 
 
 class GuardedSigner:
@@ -78,7 +78,7 @@ class GuardedSigner:
         try:
             signature = self._checked(message, hash_)
         except SignError as error:
-            if error.code not in _PASSING:
+            if not _passing(error.code, message):
                 self._trouble = SignError(error.code, str(error), hint=error.hint)
             self._told(time.monotonic() - began, error.code)
             raise
@@ -98,6 +98,14 @@ class GuardedSigner:
             raise SignError(SignCode.FAILED, f"unexpected {type(error).__name__} while signing") from error
         check_signature(self.public_key, signature, message, hash_)
         return signature
+
+
+def _passing(code: SignCode, message: bytes) -> bool:
+    """Whether a failure is about this one call, and no trouble of the device.
+
+    A service that may not sign our tokens signs our handshakes all the same.
+    """
+    return code is SignCode.CLOSED or (code is SignCode.REFUSED and not message.startswith(_HANDSHAKE))
 
 
 class _Unguarded:

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 IDLE: Final = 8
 #: Between two tries to connect while the service's queue is full, in seconds: the kernel refuses at once (connect(2)).
 _PAUSE: Final = 0.01
+_REFUSED_HINT: Final = (
+    "its log says more; it signs no tokens but those that its --spiffe-id and --client-assertion name"
+)
 
 
 class RemoteSigner:
@@ -62,7 +65,7 @@ class RemoteSigner:
             raise SignError(
                 SignCode.REFUSED,
                 f"no signer service signs that: {error}",
-                hint="it signs TLS 1.3 handshakes and self-tests alone",
+                hint="it signs TLS 1.3 handshakes, self-tests and tokens alone: is the chain in x5c too long?",
             ) from None
         signature = self._signature(request, deadline)
         check_signature(self.public_key, signature, message, hash_)
@@ -226,7 +229,8 @@ def _payload(reply: wire.Reply, path: Path) -> bytes:
         return reply.payload
     # That its key was let go of is the end of the service, not of us.
     code = SignCode.UNAVAILABLE if reply.code is SignCode.CLOSED else reply.code
-    raise SignError(code, f"the signer service at {path} refused: {reply.code}", hint="its log says more")
+    hint = _REFUSED_HINT if code is SignCode.REFUSED else "its log says more"
+    raise SignError(code, f"the signer service at {path} refused: {reply.code}", hint=hint)
 
 
 def _public_key(spki: bytes, path: Path) -> ec.EllipticCurvePublicKey:

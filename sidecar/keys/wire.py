@@ -11,7 +11,7 @@ Requests:
 
 * kind 1, PUBLIC_KEY. The body is empty.
 * kind 2, SIGN. Octet 0 of the body is the hash: 1 is SHA-256, 2 is SHA-384. The rest is the message itself, never a
-  digest, of at most `sidecar.keys.messages.MAX_BYTES` octets.
+  digest, of at most 16384 octets (`sidecar.keys.messages.MAX_BYTES`).
 
 Replies:
 
@@ -36,7 +36,7 @@ from sidecar.keys.signer import Hash
 
 VERSION: Final = 1
 HEAD_BYTES: Final = 4
-#: A body of SIGN: the hash and the longest message that any service signs.
+#: A body of SIGN: the hash and the longest message that any service signs. A length has room for 65535.
 _SIGN_BYTES: Final = 1 + messages.MAX_BYTES
 MAX_REQUEST: Final = HEAD_BYTES + _SIGN_BYTES
 #: A public key takes 120 octets on P-384, a signature 104; this leaves room for more curves and stays one read.

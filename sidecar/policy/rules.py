@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from sidecar.identity.pattern import IdPattern
     from sidecar.identity.pins import Pin
     from sidecar.policy.paths import PathPattern
+    from sidecar.tokens.requirement import Requirement
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +18,7 @@ class Rule:
 
     ``id`` is what logs name. ``pins``: the peer's key is one of them, in addition to chain and name, so a second pin
     carries a peer through the change of its key. ``methods`` are compared byte for byte (RFC 9110 9.1: case counts).
+    ``token``: what the token that comes with a request has to say.
     """
 
     id: str
@@ -24,3 +26,4 @@ class Rule:
     pins: frozenset[Pin] = frozenset()
     methods: frozenset[bytes] = frozenset()
     paths: tuple[PathPattern, ...] = ()
+    token: Requirement | None = None

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sidecar.policy.decision import Denial, Permit
-from sidecar.telemetry.encode import encode_request, outcome
+from sidecar.telemetry.encode import encode_request, outcome, token_part
 from sidecar.telemetry.record import Context, Decision, Event, Record
+from sidecar.tokens.codes import TokenCode
 
 if TYPE_CHECKING:
     from sidecar.errors import SidecarError
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from sidecar.proxy.failure import ProxyCode
     from sidecar.proxy.hub import Hub
     from sidecar.proxy.service import Service
+    from sidecar.tokens.outcome import Refused
+    from sidecar.tokens.requirement import Verified
 
 # Looking a member up on its Enum is dear where it happens for every request.
 _REQUEST, _ALLOW = Event.REQUEST, Decision.ALLOW
@@ -27,7 +30,8 @@ def exchanged(hub: Hub, exchange: Exchange, event: Event) -> None:
     seconds = clock.monotonic() - exchange.started
     service = exchange.service
     verdict = exchange.verdict
-    if exchange.error is not None or event is not _REQUEST or not isinstance(verdict, Permit):
+    usual = exchange.error is None and event is _REQUEST and isinstance(verdict, Permit) and verdict.stolen is None
+    if not usual or not isinstance(verdict, Permit):
         _unusual(hub, exchange, event, seconds)
         return
     line = encode_request(
@@ -41,6 +45,7 @@ def exchanged(hub: Hub, exchange: Exchange, event: Event) -> None:
         verdict.decision_id,
         exchange.facts.session,
         exchange.trace_id,
+        "" if verdict.admitted is None else _token(verdict.admitted.token),
     )
     hub.access_log.add(line)
     service.counters.allowed(exchange.status, seconds)
@@ -69,6 +74,11 @@ def _unusual(hub: Hub, exchange: Exchange, event: Event, seconds: float) -> None
     record.session_id = exchange.facts.session
     record.trace_id = exchange.trace_id
     record.error = None if exchange.error is None else str(exchange.error)
+    if isinstance(verdict, Permit) and verdict.admitted is not None:
+        record.token = _token(verdict.admitted.token)
+    refused = verdict.stolen if isinstance(verdict, Permit) else verdict.refused if verdict is not None else None
+    if refused is not None and event is _REQUEST:
+        _refused_token(hub, service, record, refused)
     hub.access_log.write(record, urgent=denied or event is not _REQUEST)
     if event is not _REQUEST:
         return
@@ -76,6 +86,36 @@ def _unusual(hub: Hub, exchange: Exchange, event: Event, seconds: float) -> None
     service.counters.duration.observe(seconds)
     if denied:
         hub.metrics.denied_total.labels(str(record.decision_reason)).inc()
+
+
+def _token(token: Verified) -> str:
+    return token_part(token.issuer, token.subject, token.id, token.scopes)
+
+
+def _refused_token(hub: Hub, service: Service, record: Record, refused: Refused) -> None:
+    """Adds what is known of a token that did not help, and tells operators what concerns them."""
+    hub.metrics.tokens_refused_total.labels(service.name, str(refused.code)).inc()
+    if refused.token is not None:
+        record.token = _token(refused.token)
+    if refused.code is TokenCode.BOUND_ELSEWHERE:
+        # Whoever shows somebody else's token has it from somewhere.
+        record.incident = str(refused.code)
+        hub.metrics.incidents_total.labels(str(refused.code)).inc()
+        hub.messages.error(
+            "incident: a caller showed a token that is bound to another certificate",
+            listener=service.name,
+            decision_id=record.decision_id,
+        )
+    elif refused.code is TokenCode.LIVES_TOO_LONG and refused.token is not None:
+        hub.messages.warning(
+            "a valid token lives longer than its rule allows",
+            listener=service.name,
+            key=f"{refused.requirement.key}.max_lifetime",
+            allowed_seconds=f"{refused.requirement.max_lifetime:g}",
+            lives_seconds=f"{refused.token.expires - refused.token.issued:g}",
+            signed_by=refused.token.key_id or "-",
+            decision_id=record.decision_id,
+        )
 
 
 def rejected(hub: Hub, service: Service, connection: Downstream, status: int, code: str) -> None:

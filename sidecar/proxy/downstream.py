@@ -50,6 +50,8 @@ class Downstream:
         self.exchange: Exchange | None = None
         self.keep_alive = True
         self.retiring = False
+        #: Why a reload has ended what its requests were decided by; None as long as none has.
+        self.outdated: ProxyCode | None = None
         self.requests = 0
         #: Monotonic time from which the present exchange counts as long-lived; infinite when there is none.
         self.started = NEVER
@@ -234,6 +236,7 @@ class Downstream:
         code = self._outdated(distrusted)
         if code is None:
             return
+        self.outdated = code
         if self.stream.state is State.OPENING:
             self.listener.refused(self, HandshakeOutdatedError(code))
         self.retire()

@@ -1,84 +1,67 @@
 """One request and its response: decided once, passed on as it arrives, and accounted for in one log line.
 
-In the common case (an idle upstream connection, a static rule) a request makes no task, no future and no await: the
-downstream connection's receiver calls the exchange, the exchange writes to the upstream's stream. A task exists only
-while a new upstream connection is being made.
+In the common case (an idle upstream connection, a static rule, a token that is there) a request makes no task, no future
+and no await: the downstream connection's receiver calls the exchange, the exchange writes to the upstream's stream. A task
+exists only while a new upstream connection is being made, or a token or an issuer's keys are fetched.
 """
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
+from sidecar.errors import SidecarError
 from sidecar.http.fields import forward_response, forward_trailers, outgoing_framing
 from sidecar.http.messages import Framing
-from sidecar.http.write import chunk, error_response, last_chunk
-from sidecar.policy.decision import Denial, Permit, Reason
+from sidecar.http.write import chunk, last_chunk
+from sidecar.policy.decision import Denial, Permit
 from sidecar.proxy.connection import Kind
+from sidecar.proxy.ending import Ending
 from sidecar.proxy.facts import facts_of, trace_of
-from sidecar.proxy.failure import STATUS, DialError, ProxyCode
+from sidecar.proxy.failure import DialError, ProxyCode
+from sidecar.proxy.service import Wait
 from sidecar.tasks import spawn
 
 if TYPE_CHECKING:
     import asyncio
     from enum import StrEnum
 
-    from sidecar.errors import SidecarError
-    from sidecar.http.errors import HttpError
     from sidecar.http.messages import Field, RequestHead, ResponseHead
     from sidecar.proxy.downstream import Downstream
+    from sidecar.proxy.pool import Pool
     from sidecar.proxy.service import Service
     from sidecar.proxy.upstream import Upstream
     from sidecar.telemetry.record import Context
+    from sidecar.tokens.credential import Credential
 
+#: How often a request waits for what it needs before it is decided: once for each thing there is, and once to spare.
+WAITS = 4
+#: A request body up to this size is kept until the answer comes, where the request may have to be sent again, in bytes.
+KEPT_BYTES = 64 * 1024
 #: RFC 9110 9.2.2: what may be sent twice.
 IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"})
-#: RFC 9110 15.5.6: a 405 says what would do. Ours are answers to CONNECT and TRACE alone.
-ALLOW = b"Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n"
 
 # Looking a member up on its Enum is dear where it happens for every request.
 _NONE, _CHUNKED, _CLOSE = Framing.NONE, Framing.CHUNKED, Framing.CLOSE
 
-#: Reasons that no other request on the same connection can heal. It is closed, so that a stranger cannot hold it open.
-HOPELESS = frozenset(
-    {
-        Reason.CALLER_NOT_NAMED,
-        Reason.PIN_MISMATCH,
-        Reason.CERTIFICATE_EXPIRED,
-        Reason.CERTIFICATE_NOT_YET_VALID,
-    }
-)
 
-
-class Exchange:
+class Exchange(Ending):
     """Lives from a request's head to the later of its end and its response's end."""
 
     __slots__ = (
         "_chunked_in",
         "_chunked_out",
         "_connection_options",
-        "_continued",
-        "_dial",
         "_outgoing",
-        "_pending",
-        "bytes_received",
-        "bytes_sent",
+        "_renewed",
+        "credential",
         "delimited",
-        "down",
-        "error",
         "facts",
-        "head",
-        "request_done",
-        "response_done",
-        "response_started",
-        "service",
+        "pool",
         "started",
-        "status",
         "trace_id",
         "traceparent",
-        "upstream",
         "upstream_context",
-        "verdict",
+        "waited",
     )
 
     def __init__(self, down: Downstream, service: Service, head: RequestHead) -> None:
@@ -89,6 +72,9 @@ class Exchange:
         self.facts = facts_of(head)
         self.trace_id, self.traceparent = trace_of(head, down.hub.ids)
         self.verdict: Permit | Denial | None = None
+        #: Where it goes, and the token that goes along: as the service chose them.
+        self.pool: Pool = service.pool
+        self.credential: Credential | None = None
         self.upstream: Upstream | None = None
         #: Who was proven at the other end, for the log; stays when the connection is gone.
         self.upstream_context: Context | None = None
@@ -101,13 +87,19 @@ class Exchange:
         self.response_done = False
         #: Whether a cut response can be told from a whole one; a body that ends with its connection cannot.
         self.delimited = True
+        #: How often it has waited for what its decision needs.
+        self.waited = 0
         self._chunked_in = head.framing is _CHUNKED
         self._chunked_out = False
         self._connection_options: frozenset[bytes] = frozenset()
         self._continued = False  # an interim response was passed on
         self._outgoing = b""
+        self._task: asyncio.Task[None] | None = None
+        #: What waits for a connection.
         self._pending: list[bytes] = []
-        self._dial: asyncio.Task[None] | None = None
+        #: What was sent of the body, as long as it may have to be sent again.
+        self._kept: list[bytes] | None = []
+        self._renewed = False  # sent again, with another token
 
     # -- the request ----------------------------------------------------------------------------------------------
 
@@ -120,20 +112,67 @@ class Exchange:
         if hub.draining and self.service.closed_by_drain:
             self.refuse(ProxyCode.DRAINING)
             return
-        self.verdict = verdict = self.service.authorise(self, hub.ids.next())
+        self._decide(hub.ids.next())
+
+    def _decide(self, decision_id: str) -> None:
+        verdict = self.service.authorise(self, decision_id)
+        if isinstance(verdict, Wait):
+            self.verdict = verdict.permit
+            self._wait(verdict, decision_id)
+            return
+        self.verdict = verdict
         if isinstance(verdict, Denial):
-            self._deny(verdict)
+            self._pending.clear()
+            self.deny(verdict)
             return
         self._outgoing = self.service.outgoing(self)
         self._connect(verdict)
+
+    def _wait(self, wait: Wait, decision_id: str) -> None:
+        """Fetches what the decision needs, and decides then. The policy may be another one by that time."""
+        self.waited += 1
+        if self.waited > WAITS:
+            self.fail(ProxyCode.TOKEN_UNAVAILABLE)
+            return
+        self._task = spawn(self._wait_and_decide(wait, decision_id), name="token", on_error=self._task_broke)
+
+    async def _wait_and_decide(self, wait: Wait, decision_id: str) -> None:
+        try:
+            await wait.until()
+        except SidecarError as error:
+            self._task = None
+            self.fail(ProxyCode.TOKEN_UNAVAILABLE, error.code)
+            return
+        self._task = None
+        self._decide_by_now(decision_id)
+
+    def _decide_by_now(self, decision_id: str) -> None:
+        """Decides by the configuration that is in force by now: a reload may have come since the first time."""
+        if self.down.outdated is not None:  # what it asked for is gone, or whoever asked is trusted no more
+            self.fail(ProxyCode.UPSTREAM_GONE, self.down.outdated)
+            return
+        service = self.down.listener.service
+        if service is not self.service and not self._move_to(service):
+            return
+        self._decide(decision_id)
+        self._flush_upstream()
+
+    def _move_to(self, service: Service) -> bool:
+        """Goes on under the configuration that a reload has brought meanwhile; False where it has no place there."""
+        if service.kind is not Kind.HTTP:  # its entry became another kind
+            self.fail(ProxyCode.UPSTREAM_GONE)
+            return False
+        self.service, self.pool, self.credential = service, service.pool, None
+        return True
 
     def on_data(self, data: bytes) -> None:
         """Passes request body bytes on as they arrive."""
         self.bytes_received += len(data)
         piece = chunk(data) if self._chunked_in else data
         if self.upstream is not None:
+            self._keep(piece)
             self.upstream.stream.send(piece)
-        elif self._dial is not None:
+        elif self._task is not None:
             # Held until the connection is made: what one read brought, for reading stops here.
             self._pending.append(piece)
             self.down.stream.pause_reading()
@@ -144,6 +183,7 @@ class Exchange:
         if self._chunked_in and not self.response_done:
             piece = last_chunk(forward_trailers(trailers, self.head.connection))
             if self.upstream is not None:
+                self._keep(piece)
                 self.upstream.stream.send(piece)
             else:
                 self._pending.append(piece)
@@ -165,21 +205,21 @@ class Exchange:
     # -- the upstream -----------------------------------------------------------------------------------------------
 
     def _connect(self, permit: Permit, *, fresh: bool = False) -> None:
-        upstream = None if fresh else self.service.pool.take(permit)
+        upstream = None if fresh else self.pool.take(permit)
         if upstream is not None:
             self._attach(upstream)
         else:
-            self._dial = spawn(self._dial_and_attach(permit), name="dial", on_error=self._dial_broke)
+            self._task = spawn(self._dial_and_attach(permit), name="dial", on_error=self._task_broke)
 
     async def _dial_and_attach(self, permit: Permit) -> None:
         try:
-            upstream = await self.service.pool.dial(permit)
+            upstream = await self.pool.dial(permit)
         except DialError as error:
-            self._dial = None
+            self._task = None
             self.fail(error.code, error.cause, text=str(error))
             return
-        self._dial = None
-        if self.service.pool.retired:
+        self._task = None
+        if self.pool.retired:
             upstream.drop()
             self._begin_again()
             return
@@ -189,27 +229,21 @@ class Exchange:
     def _begin_again(self) -> None:
         """A reload came while we dialled: who was proven then may not be who is meant now. Nothing was sent yet."""
         service = self.down.listener.service
-        if service is self.service or service.kind is not Kind.HTTP:  # its entry is gone, or became another kind
+        if service is self.service and self.pool is service.pool:  # its entry is gone
             self.fail(ProxyCode.UPSTREAM_GONE)
             return
-        self.service = service
-        self.verdict = verdict = service.authorise(self, self.down.hub.ids.next())
-        if isinstance(verdict, Denial):
-            self._pending.clear()
-            self._deny(verdict)
-            return
-        self._outgoing = service.outgoing(self)
-        self._connect(verdict)
-        self._flush_upstream()
+        if self._move_to(service):
+            self._decide(self.down.hub.ids.next())
+            self._flush_upstream()
 
     def _flush_upstream(self) -> None:
         if self.upstream is not None:
             self.upstream.stream.flush()
 
-    def _dial_broke(self, where: str, error: BaseException) -> None:
+    def _task_broke(self, where: str, error: BaseException) -> None:
         loop = self.down.hub.loop
-        loop.call_exception_handler({"message": "a dial failed", "exception": error, "where": where})
-        self._dial = None
+        loop.call_exception_handler({"message": "a request failed", "exception": error, "where": where})
+        self._task = None
         self.fail(ProxyCode.INTERNAL)
 
     def _attach(self, upstream: Upstream) -> None:
@@ -219,6 +253,7 @@ class Exchange:
         send = upstream.stream.send
         send(self._outgoing)
         for piece in self._pending:
+            self._keep(piece)
             send(piece)
         self._pending.clear()
         if self.request_done:
@@ -247,7 +282,7 @@ class Exchange:
             and self.head.framing is Framing.NONE
             and self.head.method in IDEMPOTENT
             and isinstance(permit, Permit)
-            and self.service.pool.may_retry()
+            and self.pool.may_retry()
         ):
             self._connect(permit, fresh=True)
             return
@@ -263,7 +298,10 @@ class Exchange:
 
     def on_response(self, head: ResponseHead) -> None:
         """Passes the response's head on, framed for the downstream peer."""
+        if head.status == 401 and self.credential is not None and self._renew():
+            return
         self.response_started = True
+        self._kept = None
         self.status = head.status
         self._connection_options = head.connection
         down = self.down
@@ -294,10 +332,44 @@ class Exchange:
     def on_whole_response(self, head: ResponseHead, body: bytes) -> None:
         """Passes a response on that is complete, with a body of known length or none."""
         self.on_response(head)
+        if not self.response_started:  # it is sent again
+            return
         if body:
             self.bytes_sent += len(body)
             self.down.stream.send(body)
         self.response_done = True
+
+    # -- another token ------------------------------------------------------------------------------------------------
+
+    def _keep(self, piece: bytes) -> None:
+        """Keeps a piece of the body, if it is small and the request goes with a token that may turn out stale."""
+        kept = self._kept
+        if self.credential is None or kept is None:
+            return
+        kept.append(piece)
+        if self.bytes_received > KEPT_BYTES:
+            self._kept = None
+
+    def _renew(self) -> bool:
+        """Sends the request again with a new token, once, where all of it is here; False: the 401 is the answer.
+
+        The service drops its token in any case, so that the next request has another one.
+        """
+        again = self.service.rejected(self)
+        kept, upstream = self._kept, self.upstream
+        if self._renewed or not again or not self.request_done or kept is None or upstream is None or self._continued:
+            return False
+        self._renewed = True
+        self.upstream, self.credential = None, None
+        upstream.drop()
+        self._pending, self._kept = kept, []
+        # Not from here: the upstream that called is at work on what it has read.
+        self.down.hub.loop.call_soon(self._begin_renewed)
+        return True
+
+    def _begin_renewed(self) -> None:
+        if not self.response_done:
+            self._decide_by_now(self.decision_id)
 
     def flush_downstream(self) -> None:
         """Lets what was gathered for the downstream peer go."""
@@ -308,82 +380,8 @@ class Exchange:
         self.upstream = None
         self.down.exchange_over(self)
 
-    # -- ends that are not the usual one ----------------------------------------------------------------------------
+    def _cut(self) -> None:
+        self.down.cut(self)
 
-    def refuse(self, code: ProxyCode) -> None:
-        """Answers without having decided anything: we cannot serve just now."""
-        self.verdict = None
-        self.fail(code)
-
-    def fail(self, code: ProxyCode, cause: StrEnum | None = None, *, text: str = "") -> None:
-        """Ends the exchange for a fault that is not the policy's: an answer if none has begun, else a cut."""
-        if self.response_done:
-            return
-        self.error = cause or code
-        self._release_upstream()
-        if text:
-            self.down.hub.messages.warning(text, listener=self.service.name, code=str(self.error))
-        if self.response_started:
-            self.response_done = True
-            self.down.cut(self)
-        else:
-            self._answer(STATUS.get(code, 502), {"error": str(code), "decision_id": self._decision_id})
-
-    def reject_body(self, error: HttpError) -> None:
-        """The request turned out malformed after its head was accepted: what was forwarded dies with its connection."""
-        self.error = error.code
-        self._release_upstream()
-        if self.response_started:
-            self.response_done = True
-            self.down.cut(self)
-        else:
-            self._answer(error.status, {"error": str(error.code), "decision_id": self._decision_id})
-
-    @property
-    def uninvited(self) -> bool:
-        """Whether the body does not come because the upstream has not asked for it (RFC 9110 10.1.1)."""
-        return self.head.expect_continue and not self._continued and not self.bytes_received
-
-    def cancel(self, code: ProxyCode) -> None:
-        """Nobody wants the answer, or nobody can be given it: the downstream peer is gone, or has to go."""
-        if self.error is None:
-            self.error = code
-        self.response_done = self.request_done = True
-        self._release_upstream()
-
-    @property
-    def _decision_id(self) -> str:
-        return "" if self.verdict is None else self.verdict.decision_id
-
-    def _deny(self, denial: Denial) -> None:
-        # Opaque on purpose: a hostile agent probes policy. The rule and the reason stand in the log.
-        if denial.reason in HOPELESS:
-            self.down.keep_alive = False
-        self._answer(denial.status, {"error": "denied", "decision_id": denial.decision_id})
-
-    def _answer(self, status: int, body: dict[str, str]) -> None:
-        """Answers from here; keeps the connection only if the whole request was read."""
-        self.status = status
-        self.response_started = self.response_done = True
-        down = self.down
-        whole = self.request_done or self.head.framing is Framing.NONE
-        if not (whole and self.head.keep_alive and down.may_stay()):
-            down.keep_alive = False
-        content = json.dumps(body, separators=(",", ":")).encode()
-        close = not down.keep_alive
-        self.bytes_sent = 0 if self.head.method == b"HEAD" else len(content)
-        extra = ALLOW if status == 405 else b""
-        head_only = self.head.method == b"HEAD"
-        down.stream.send(error_response(status, content, close=close, head_only=head_only, extra=extra))
-        if close or self.request_done:
-            down.stream.flush()
-            down.exchange_over(self)
-
-    def _release_upstream(self) -> None:
-        if self._dial is not None:
-            self._dial.cancel()
-            self._dial = None
-        self._pending.clear()
-        upstream, self.upstream = self.upstream, None
-        if upstream is not None:
-            upstream.drop()
+    def _over(self) -> None:
+        self.down.exchange_over(self)

@@ -8,10 +8,10 @@ from sidecar.http.trace import make, session_id
 from sidecar.policy.routes import WebPage, web_page
 
 if TYPE_CHECKING:
-    from sidecar.http.messages import RequestHead
+    from sidecar.http.messages import Field, RequestHead
     from sidecar.proxy.ids import Ids
 
-_NOTED: Final = frozenset({b"mcp-session-id", b"x-session-id", b"origin", b"sec-fetch-site"})
+_NOTED: Final = frozenset({b"mcp-session-id", b"x-session-id", b"origin", b"sec-fetch-site", b"authorization"})
 
 
 class Facts(NamedTuple):
@@ -19,6 +19,8 @@ class Facts(NamedTuple):
 
     session: str | None
     page: WebPage
+    #: The value of ``Authorization``, of which a head has one at the most.
+    authorization: bytes | None
 
 
 def facts_of(head: RequestHead) -> Facts:
@@ -27,7 +29,7 @@ def facts_of(head: RequestHead) -> Facts:
     if isinstance(known, Facts):
         return known
     noted = [field for field in head.fields if field[0] in _NOTED]
-    facts = Facts(session_id(noted), web_page(noted)) if noted else _NONE
+    facts = Facts(session_id(noted), web_page(noted), _authorization(noted)) if noted else _NONE
     head.derived.owner = facts
     return facts
 
@@ -40,4 +42,8 @@ def trace_of(head: RequestHead, ids: Ids) -> tuple[str, bytes]:
     return trace_id, b"traceparent: %b\r\n" % make(trace_id, span_id[:16])
 
 
-_NONE: Final = Facts(None, web_page(()))
+def _authorization(fields: list[Field]) -> bytes | None:
+    return next((value for name, _, value in fields if name == b"authorization"), None)
+
+
+_NONE: Final = Facts(None, web_page(()), None)

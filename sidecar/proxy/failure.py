@@ -39,6 +39,8 @@ class ProxyCode(StrEnum):
     CLIENT_STALLED = "limit_stall_timeout"
     HEAD_TIMEOUT = "limit_head_timeout"
     HANDSHAKE_TIMEOUT = "limit_handshake_timeout"
+    # Tokens.
+    TOKEN_UNAVAILABLE = "token_unavailable"  # noqa: S105 - a code
     # Ourselves.
     LIMIT_CONNECTIONS = "limit_connections"
     LIMIT_HANDSHAKES = "limit_handshakes"
@@ -69,6 +71,7 @@ STATUS: dict[ProxyCode, int] = {
     ProxyCode.HEAD_TIMEOUT: 408,
     ProxyCode.LIMIT_UPSTREAM_CONNECTIONS: 503,
     ProxyCode.SIGNING: 503,
+    ProxyCode.TOKEN_UNAVAILABLE: 503,
     ProxyCode.LOG_FULL: 503,
     ProxyCode.DRAINING: 503,
     ProxyCode.INTERNAL: 500,

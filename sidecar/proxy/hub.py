@@ -32,6 +32,10 @@ OPEN_SECONDS = 10.0
 STEP_THREADS = 4
 #: Those that end handshakes, for which the device has nothing left to do.
 LAST_STEP_THREADS = 2
+#: Threads that talk to one issuer for one purpose, as many that sign tokens and read them from files, and how much may
+#: wait for them.
+TOKEN_THREADS = 4
+TOKEN_QUEUE = 128
 
 
 @dataclass(slots=True)
@@ -56,6 +60,10 @@ class Hub:
     steps: dict[Role, Workers] = field(init=False)
     #: The steps behind our own flight as a server: they need no signature.
     last_steps: Workers = field(init=False)
+    #: Signatures of tokens, and files with tokens: what may take its time, off the path of what needs none of it.
+    token_local: Workers = field(init=False)
+    #: Those that talk to issuers, by `issuer_workers`.
+    _issuers: dict[tuple[str, str], Workers] = field(default_factory=dict)
     #: Open downstream connections by direction.
     open: Counter[str] = field(default_factory=Counter)
     draining: bool = False
@@ -66,6 +74,17 @@ class Hub:
         self.steps = {role: Workers(f"handshake-{role}", STEP_THREADS, self.limits.handshake_queue) for role in Role}
 
         self.last_steps = Workers("handshake-end", LAST_STEP_THREADS, self.limits.handshake_queue)
+        self.token_local = Workers("tokens", TOKEN_THREADS, TOKEN_QUEUE)
+
+    def issuer_workers(self, purpose: str, issuer: str) -> Workers:
+        """Returns the threads that talk to an issuer: it has its own, so that one that hangs holds up no other.
+
+        ``purpose`` is ``tokens`` or ``keys``: what the agent asks for does not hold up what its callers need.
+        """
+        place = (purpose, issuer)
+        if place not in self._issuers:
+            self._issuers[place] = Workers(f"issuer-{purpose}", TOKEN_THREADS, TOKEN_QUEUE)
+        return self._issuers[place]
 
     @property
     def handshakes(self) -> int:

@@ -5,20 +5,23 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from sidecar.http.xfcc import identity_block
+from sidecar.policy.decision import Permit
 from sidecar.proxy.connection import Kind
 from sidecar.proxy.context import caller_context
 from sidecar.proxy.counters import Counters
-from sidecar.proxy.service import Self, head_bytes
+from sidecar.proxy.service import Self, Wait, head_bytes
 from sidecar.proxy.tls_stream import TlsStream
 from sidecar.telemetry.encode import asked
 from sidecar.tls.engine import TlsEngine
+from sidecar.tokens.outcome import KeysWanted
 
 if TYPE_CHECKING:
-    from sidecar.policy.decision import Denial, Permit
+    from sidecar.policy.decision import Denial
     from sidecar.policy.table import PeerRules, Table
     from sidecar.proxy.downstream import Downstream
     from sidecar.proxy.exchange import Exchange
     from sidecar.proxy.hub import Hub
+    from sidecar.proxy.inbound_tokens import Asker, TokenCheck
     from sidecar.proxy.pool import Pool
     from sidecar.proxy.service import Service
     from sidecar.proxy.stream import Stream
@@ -29,13 +32,15 @@ if TYPE_CHECKING:
 class _Memo:
     """What one connection needs again and again: its peer's rules, and the identity headers that name it."""
 
-    __slots__ = ("context", "identity", "method", "path", "rules", "service", "told")
+    __slots__ = ("asker", "context", "identity", "method", "path", "rules", "service", "told")
 
     def __init__(self, service: InboundService, rules: PeerRules, identity: bytes, context: Context) -> None:
         self.service = service
         self.rules = rules
         self.identity = identity
         self.context = context
+        #: What decided about the token of the last request.
+        self.asker: Asker | None = None
         #: What the log says of the last request, and of which.
         self.told = ""
         self.method = self.path = b""
@@ -49,7 +54,17 @@ class InboundService:
     closed_by_drain: ClassVar[bool] = True
     secure: ClassVar[bool] = True
 
-    def __init__(self, hub: Hub, name: str, own: Self, tls: TlsContext, table: Table, pool: Pool) -> None:
+    def __init__(
+        self,
+        hub: Hub,
+        name: str,
+        own: Self,
+        tls: TlsContext,
+        table: Table,
+        pool: Pool,
+        tokens: TokenCheck | None = None,
+    ) -> None:
+        """``tokens`` is needed where a rule of the table asks for a token."""
         self.hub = hub
         self.name = name
         self.own = own
@@ -57,6 +72,7 @@ class InboundService:
         self.table = table
         self.policy_version = table.version
         self.pool = pool
+        self.tokens = tokens
         self.counters = Counters(hub.metrics, self.direction, name)
 
     def stream(self, user: Downstream) -> Stream:
@@ -69,15 +85,33 @@ class InboundService:
             self.tls = self.tls.successor()
         return self.tls, TlsEngine(self.tls)
 
-    def authorise(self, exchange: Exchange, decision_id: str) -> Permit | Denial:
+    def authorise(self, exchange: Exchange, decision_id: str) -> Permit | Denial | Wait:
         """Decides by the allow rules that name the caller; the rules are found once for a connection and policy."""
-        head = exchange.head
+        head, now = exchange.head, self.hub.clock.wall()
         memo = self._memo(exchange.down)
-        return memo.rules.decide(head.method, head.path, decision_id=decision_id, now=self.hub.clock.wall())
+        if self.tokens is None:
+            verdict = memo.rules.decide(head.method, head.path, decision_id=decision_id, now=now)
+        else:
+            memo.asker = ask = self.tokens.asker(exchange, now, memo.asker)
+            verdict = memo.rules.decide(head.method, head.path, decision_id=decision_id, now=now, ask=ask)
+        if isinstance(verdict, KeysWanted):
+            if self.tokens is None:
+                raise RuntimeError("keys are wanted where no token is asked for")
+            return Wait(self.tokens.keys_of(verdict.issuer))
+        return verdict
+
+    def rejected(self, exchange: Exchange) -> bool:  # noqa: ARG002 - the agent's 401 is the caller's to read
+        """Says no: nothing of ours went along."""
+        return False
 
     def outgoing(self, exchange: Exchange) -> bytes:
         """Writes the head for the agent, with the caller's proven identity in it."""
-        return head_bytes(exchange, self._memo(exchange.down).identity, None)
+        identity = self._memo(exchange.down).identity
+        if self.tokens is None:
+            return head_bytes(exchange, identity)
+        verdict = exchange.verdict
+        extra, strip = self.tokens.forwarded(verdict.admitted if isinstance(verdict, Permit) else None)
+        return head_bytes(exchange, identity + extra, strip=strip)
 
     def told(self, exchange: Exchange) -> str:
         """Says which caller asked the agent for what."""

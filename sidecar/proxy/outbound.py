@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
+from sidecar.http.fields import fold
+from sidecar.policy.decision import Permit
 from sidecar.proxy.connection import Kind
 from sidecar.proxy.context import agent_context
 from sidecar.proxy.counters import Counters
-from sidecar.proxy.service import Self, head_bytes
+from sidecar.proxy.service import Self, Wait, head_bytes
 from sidecar.proxy.stream import Stream
 from sidecar.proxy.tls_stream import TlsStream
 from sidecar.telemetry.encode import asked
@@ -16,14 +19,16 @@ from sidecar.telemetry.text import quoted
 from sidecar.tls.engine import TlsEngine
 
 if TYPE_CHECKING:
-    from sidecar.policy.decision import Denial, Permit
+    from sidecar.policy.decision import Denial
     from sidecar.policy.routes import RouteTable
     from sidecar.proxy.downstream import Downstream
     from sidecar.proxy.exchange import Exchange
     from sidecar.proxy.hub import Hub
+    from sidecar.proxy.lane import Lanes
     from sidecar.proxy.pool import Pool
     from sidecar.proxy.stream import StreamUser
     from sidecar.tls.contexts import TlsContext
+    from sidecar.tokens.lease import Lease
 
 
 class _Memo:
@@ -81,30 +86,53 @@ class OutboundService:
     closed_by_drain: ClassVar[bool] = False
     secure: ClassVar[bool] = False
 
-    def __init__(self, hub: Hub, name: str, own: Self, routes: RouteTable, pool: Pool, host: bytes | None) -> None:
+    def __init__(self, hub: Hub, name: str, own: Self, routes: RouteTable, lanes: Lanes, host: bytes | None) -> None:
         self.hub = hub
         self.name = name
         self.own = own
         self.routes = routes
         self.policy_version = routes.version
-        self.pool = pool
+        self.lanes = lanes
+        #: The connections that are made with the certificate in force.
+        self.pool: Pool = lanes.present.pool
         self.counters = Counters(hub.metrics, self.direction, name)
         self.host = host
-        self._unreached = Context.of(dst_addr=pool.destination.text)
+        lease = lanes.present.lease
+        # The agent's own value of the field that we set is removed in any case: also where no token could be had.
+        self._strip = frozenset() if lease is None else frozenset((fold(lease.field.name.lower()),))
+        self._unreached = Context.of(dst_addr=self.pool.destination.text)
 
     def stream(self, user: Downstream) -> Stream:
         """Makes a plaintext stream."""
         return Stream(user, self.hub)
 
-    def authorise(self, exchange: Exchange, decision_id: str) -> Permit | Denial:
-        """Decides whether this entry takes the request at all."""
+    def authorise(self, exchange: Exchange, decision_id: str) -> Permit | Denial | Wait:
+        """Decides whether this entry takes the request at all, and where it goes with which token."""
         head = exchange.head
         page = exchange.facts.page
-        return self.routes.route(head.method, head.authority, head.host, head.path, page, decision_id=decision_id)
+        verdict = self.routes.route(head.method, head.authority, head.host, head.path, page, decision_id=decision_id)
+        if not isinstance(verdict, Permit) or exchange.credential is not None:
+            return verdict
+        lanes = self.lanes
+        lane = lanes.present if lanes.before is None else lanes.choose()
+        exchange.pool = lane.pool
+        if lane.lease is None:
+            return verdict
+        exchange.credential = lane.lease.current()
+        return verdict if exchange.credential is not None else Wait(partial(_obtain, exchange, lane.lease), verdict)
+
+    def rejected(self, exchange: Exchange) -> bool:
+        """Drops the token that came back with a 401; says whether another may do better."""
+        credential = exchange.credential
+        leases = [lane.lease for lane in (self.lanes.present, self.lanes.before) if lane and lane.pool is exchange.pool]
+        return any(lease.reject(credential) for lease in leases if lease is not None and credential is not None)
 
     def outgoing(self, exchange: Exchange) -> bytes:
         """Writes the head for the peer; ``Host`` is as received unless the entry overrides it."""
-        return head_bytes(exchange, b"", self.host)
+        credential = exchange.credential
+        if credential is None and self._strip:
+            raise RuntimeError("a request without its token reached the upstream")
+        return head_bytes(exchange, b"" if credential is None else credential.line, self.host, self._strip)
 
     def told(self, exchange: Exchange) -> str:
         """Says that we asked the peer for what; who that is stands there once it was proven."""
@@ -126,3 +154,8 @@ class OutboundService:
             return memo
         connection.memo = memo = _Memo(self, agent_context(self, self.own, connection))
         return memo
+
+
+async def _obtain(exchange: Exchange, lease: Lease) -> None:
+    """Gets a request its token, of the lane that was chosen for it. Raises SourceError."""
+    exchange.credential = await lease.obtain()

@@ -7,12 +7,14 @@ requests and sends them to one proven peer. Which of them it is, is data to ever
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from sidecar.http.fields import forward_request
 from sidecar.proxy.connection import Entry
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
     from sidecar.identity.svid import Svid
     from sidecar.policy.decision import Denial, Permit
     from sidecar.proxy.counters import Counters
@@ -45,8 +47,11 @@ class Service(Entry, Protocol):
     def stream(self, user: Downstream) -> Stream:
         """Makes the stream of a new downstream connection."""
 
-    def authorise(self, exchange: Exchange, decision_id: str) -> Permit | Denial:
-        """Decides a request; calls nothing outside the pure ring."""
+    def authorise(self, exchange: Exchange, decision_id: str) -> Permit | Denial | Wait:
+        """Decides a request, without waiting for anything; `Wait` says what to wait for before asking again."""
+
+    def rejected(self, exchange: Exchange) -> bool:
+        """The upstream answered 401: says whether the same request, sent again, may fare better, with a new token."""
 
     def outgoing(self, exchange: Exchange) -> bytes:
         """Writes the head that goes to the upstream, anew."""
@@ -58,6 +63,22 @@ class Service(Entry, Protocol):
         """Says who is at the other end of a connection that has not come to a request, for the log."""
 
 
-def head_bytes(exchange: Exchange, extra: bytes, host: bytes | None) -> bytes:
-    """Writes a request head for the upstream: its target in origin-form, its fields by the header rules."""
-    return forward_request(exchange.head, drop=_SET_ANEW, host=host, extra=exchange.traceparent + extra)
+class Wait(NamedTuple):
+    """Something that a request needs first: keys to check its token with, or a token of ours.
+
+    ``until`` makes what is awaited; it raises SidecarError where it cannot be had, and then so does the request fail.
+    ``permit`` is what was decided already.
+    """
+
+    until: Callable[[], Coroutine[Any, Any, None]]
+    permit: Permit | None = None
+
+
+def head_bytes(
+    exchange: Exchange, extra: bytes, host: bytes | None = None, strip: frozenset[bytes] = frozenset()
+) -> bytes:
+    """Writes a request head for the upstream: its target in origin-form, its fields by the header rules.
+
+    ``strip`` are folded names (`sidecar.http.fields.fold`) to leave out.
+    """
+    return forward_request(exchange.head, drop=_SET_ANEW, strip=strip, host=host, extra=exchange.traceparent + extra)

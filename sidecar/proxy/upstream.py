@@ -110,7 +110,7 @@ class Upstream:
             self._fail(ProxyCode.INTERNAL)
             raise  # the event loop tells whoever listens for the unexpected
         exchange.flush_downstream()
-        if self._answered:
+        if self._answered and self.exchange is exchange:
             self._settle(exchange)
 
     def ended(self, *, clean: bool) -> None:
@@ -125,9 +125,11 @@ class Upstream:
             self._fail(ProxyCode.UPSTREAM_TRUNCATED if exchange.response_started else ProxyCode.UPSTREAM_RESET, error)
             return
         exchange.flush_downstream()
+        if self.exchange is not exchange:
+            return
         if self._answered:
             self._settle(exchange)
-        elif self.exchange is not None:
+        else:
             self._fail(ProxyCode.UPSTREAM_RESET)
 
     def lost(self) -> None:

@@ -17,7 +17,7 @@ class SignerLimits:
     connections: int = 64
     #: For a connection without a request: closed. A client opens another when it needs one.
     idle: float = 60.0
-    #: From a request's first byte to its last: closed. A client sends the few bytes of one at once.
+    #: From a request's first byte to its last: closed. A client sends one at once.
     head: float = 5.0
     #: Calls into the device at once. One is enough for a TPM; the others find out that it hangs, and say so at once.
     threads: int = 4

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from sidecar.keys.open import Secrets
     from sidecar.keys.signer import Signer
     from sidecar.keys.spec import KeySpec
+    from sidecar.keys.token_messages import Mandate
     from sidecar.signer.limits import SignerLimits
     from sidecar.signer.service import Place
 
@@ -36,6 +37,7 @@ class Order:
     spec: KeySpec
     secrets: Secrets
     limits: SignerLimits
+    mandate: Mandate
 
 
 async def serve(order: Order, clock: Clock) -> int:
@@ -50,7 +52,9 @@ async def serve(order: Order, clock: Clock) -> int:
     if signer is None:
         return 0
     log = AccessLog(Sink.stdout(), later=loop.call_later, messages=messages)
-    service = SignerService(signer, order.place, log, messages=messages, clock=clock, limits=order.limits)
+    service = SignerService(
+        signer, order.place, log, messages=messages, clock=clock, limits=order.limits, mandate=order.mandate
+    )
     try:
         await service.start()
         await told

@@ -1,7 +1,7 @@
 """The service: one key, one UNIX socket, whoever of the named uids asks.
 
-A peer can have nothing but the public key and signatures over the messages that `sidecar.keys.messages` recognises. What
-may hang is the device; it is only ever called from threads that may be lost, so that everything else goes on.
+A peer can have nothing but the public key and signatures over the messages that `sidecar.keys.messages` recognises, tokens
+among them where the service has a mandate for them. What may hang is the device; it is only ever called from threads that may be lost, so that everything else goes on.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from sidecar.errors import LocalError
 from sidecar.identity.pins import Pin
 from sidecar.keys.errors import KeyCode, PrivateKeyError, SignError
+from sidecar.keys.messages import Recognisers
 from sidecar.keys.open import open_signer
 from sidecar.keys.selftest import self_test
 from sidecar.keys.spec import RemoteKey
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from sidecar.keys.open import Secrets
     from sidecar.keys.signer import Signer
     from sidecar.keys.spec import KeySpec
+    from sidecar.keys.token_messages import Mandate
     from sidecar.signer.limits import SignerLimits
     from sidecar.signer.log import Lines
     from sidecar.sockets import Peer
@@ -96,12 +98,15 @@ class SignerService:
         messages: Messages,
         clock: Clock,
         limits: SignerLimits,
+        mandate: Mandate,
     ) -> None:
         self.limits = limits
         self.spki = signer.public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         self.facts = KeyFacts(str(Pin.of_spki(self.spki)), str(signer.protection))
         workers = Workers("signer", limits.threads, limits.waiting)
-        self.means = Means(signer, workers, UseLog(lines, self.facts, clock), messages, clock, limits.sign)
+        log = UseLog(lines, self.facts, clock)
+        recognisers = Recognisers.of(signer.public_key, mandate)
+        self.means = Means(signer, recognisers, workers, log, messages, clock, limits.sign)
         self._place = place
         self._uids = place.uids | {os.geteuid()}
         #: The one that has had nothing to do for longest is the first of those that are not busy.
@@ -122,6 +127,7 @@ class SignerService:
             pin=self.facts.pin,
             protection=self.facts.protection,
             uids=",".join(map(str, sorted(self._uids))),
+            signs=",".join(row.name for row in self.means.recognisers.rows),
         )
 
     async def close(self) -> None:

@@ -8,7 +8,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from sidecar.keys.errors import SignCode, SignError
-from sidecar.keys.messages import recognise
 from sidecar.keys.signer import hash_for
 from sidecar.keys.wire import HEAD_BYTES, MAX_REPLY, Done, Refusal
 from sidecar.signer.log import UseCode
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from enum import StrEnum
 
     from sidecar.clock import Clock
+    from sidecar.keys.messages import Recognisers
     from sidecar.keys.signer import Signer
     from sidecar.keys.wire import Reply, SignRequest
     from sidecar.signer.log import UseLog
@@ -33,6 +33,7 @@ class Means:
     """What every use needs. ``seconds`` is the time that one has."""
 
     signer: Signer
+    recognisers: Recognisers
     workers: Workers
     log: UseLog
     messages: Messages
@@ -56,7 +57,7 @@ class Use:
     def begin(self, request: SignRequest) -> None:
         """Looks at what is to be signed, before anything else is done with it, and asks the device."""
         means = self._means
-        self._purpose = recognise(request.message)
+        self._purpose = means.recognisers.recognise(request.message, means.clock.wall())
         if self._purpose is None or request.hash_ is not hash_for(means.signer.public_key):
             self._refuse(SignCode.REFUSED)
             return

@@ -7,6 +7,7 @@ date once a second, and the rest is put together in one pass (about a third of t
 from __future__ import annotations
 
 import time
+from functools import lru_cache
 from math import isfinite
 from typing import TYPE_CHECKING
 
@@ -92,6 +93,9 @@ def encode(record: Record) -> bytes:
         line += _session(record.session_id)
     if record.trace_id is not None:
         line += f',"trace.id":{quoted(record.trace_id)}'
+    line += record.token
+    if record.incident is not None:
+        line += f',"incident":{quoted(record.incident)}'
     if record.error is not None:
         line += f',"error":{quoted(record.error)}'
     return (line + "}\n").encode("ascii")
@@ -118,18 +122,33 @@ def encode_request(
     decision_id: str,
     session: str | None,
     trace_id: str,
+    token: str = "",
 ) -> bytes:
     """Returns what `encode` returns for a request that came to an ordinary end, in a third of the time.
 
     ``told`` is everything that the connection knows (`Context.json`, and ``dst.name`` where it stands there) and what
-    was `asked`, ``decided`` is of `outcome`. ``decision_id`` and ``trace_id`` are hexadecimal digits.
+    was `asked`, ``decided`` is of `outcome`, ``token`` of `token_part`. ``decision_id`` and ``trace_id`` are hexadecimal
+    digits.
     """
     return (
         f'{{"time":"{_stamp.of(moment)}Z","event":"request"{told},'
         f'"http.status":{status},"bytes_sent":{sent},"bytes_received":{received},'
         f'"duration_ms":{_milliseconds(milliseconds)}{decided},"decision.id":"{decision_id}"'
-        f'{"" if session is None else _session(session)},"trace.id":"{trace_id}"}}\n'
+        f'{"" if session is None else _session(session)},"trace.id":"{trace_id}"{token}}}\n'
     ).encode("ascii")
+
+
+@lru_cache(maxsize=OUTCOMES)
+def token_part(issuer: str, subject: str | None, token_id: str | None, scopes: frozenset[str]) -> str:
+    """Returns the part of a line that says which token came along, never the token; remembered, as it comes again."""
+    line = f',"token.issuer":{quoted(issuer)}'
+    if subject is not None:
+        line += f',"token.subject":{quoted(subject)}'
+    if token_id is not None:
+        line += f',"token.id":{quoted(token_id)}'
+    if scopes:
+        line += f',"token.scopes":{quoted(" ".join(sorted(scopes)))}'
+    return line
 
 
 def _method(name: Text) -> str:

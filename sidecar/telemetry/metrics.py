@@ -181,6 +181,21 @@ class Metrics:
         ).labels()
         self.reloads_total = counter("reloads_total", "Configuration reloads.", "result")
         self.tokens_refreshed_total = counter("tokens_refreshed_total", "Tokens fetched.", "source", "result")
+        self.token_age_seconds = gauge(
+            "token_age_seconds", "Age of the token in use; 0 without one.", "source", "entry"
+        )
+        self.token_expiry_timestamp_seconds = gauge(
+            "token_expiry_timestamp_seconds",
+            "When the token in use expires, in seconds since the epoch; 0 without one, or where it does not say.",
+            "source",
+            "entry",
+        )
+        self.tokens_refused_total = counter(
+            "tokens_refused_total", "Requests that lacked nothing but a token.", "listener", "code"
+        )
+        self.jwks_refreshed_total = counter("jwks_refreshed_total", "Key sets of issuers fetched.", "issuer", "result")
+        self.jwks_age_seconds = gauge("jwks_age_seconds", "Age of an issuer's keys; 0 without any.", "issuer")
+        self.incidents_total = counter("incidents_total", "What somebody has to look into.", "kind")
         self.limit_hits_total = counter("limit_hits_total", "Times that a limit was met.", "limit")
         self.log_dropped_total = counter("log_dropped_total", "Access log lines that were never written.").labels()
         self.internal_errors_total = counter("internal_errors_total", "Exceptions that nobody expected.", "where")

@@ -97,7 +97,7 @@ class Context:
 class Record:
     """What happened once. ``contexts`` are the downstream connection's and, outbound, the upstream connection's.
 
-    A field stands in one place only: ``dst_name`` here or in a context. ``time`` is in seconds since the epoch. ``http_path`` is as received,
+    ``token`` is of `sidecar.telemetry.encode.token_part`. A field stands in one place only: ``dst_name`` here or in a context. ``time`` is in seconds since the epoch. ``http_path`` is as received,
     without its query; a query given all the same is cut off.
     """
 
@@ -118,4 +118,6 @@ class Record:
     policy_version: str | None = None
     session_id: Text | None = None
     trace_id: Text | None = None
+    token: str = ""
+    incident: str | None = None
     error: str | None = None

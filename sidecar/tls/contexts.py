@@ -1,6 +1,7 @@
-"""TLS contexts: the only place that names protocol versions and ALPN, and the only one that makes ``ssl.SSLContext``.
+"""TLS contexts: the only place that makes ``ssl.SSLContext``, and with `sidecar.tls.web` the only one that names versions.
 
-Mutual TLS 1.3 and nothing else. What is set here, and why:
+Between sidecars: mutual TLS 1.3 and nothing else (`sidecar.tls.web` is for issuers, which have no SPIFFE ID). What is set
+here, and why:
 
 * Minimum and maximum version 1.3, so there is no renegotiation and no compression to switch off (RFC 8446 4.1.2 removed
   both). No early data: OpenSSL's default of 0 bytes is never changed, and Python has no way to change it.
@@ -23,7 +24,7 @@ import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from sidecar.errors import ConfigurationError, LocalError
 from sidecar.identity.peer import Peer, Role
@@ -43,7 +44,7 @@ NO_ALPN = ()
 #: Session tickets that a server sends after a full handshake; after a resumed one OpenSSL always sends one.
 TICKETS = 1
 
-_SSLContext = ssl.SSLContext  # noqa: TID251 - made in this file, and nowhere else
+BareContext: TypeAlias = ssl.SSLContext  # noqa: TID251 - made by `bare`, and nowhere else
 
 #: A check of the peer that was proven: returns, or raises a PeerError.
 Expectation = Callable[[Peer], None]
@@ -195,26 +196,31 @@ class TlsContext:
         return peer
 
 
-def _ssl_context(recipe: Recipe) -> _SSLContext:
-    server = recipe.role is Role.SERVER
-    context = _SSLContext(ssl.PROTOCOL_TLS_SERVER if server else ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
+def bare(role: Role, least: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3) -> BareContext:
+    """Makes a context for our role that demands a certificate, and trusts nobody yet; a client's compares host names."""
+    context = BareContext(ssl.PROTOCOL_TLS_SERVER if role is Role.SERVER else ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = least
     context.maximum_version = ssl.TLSVersion.TLSv1_3
-    context.check_hostname = False
     context.verify_mode = ssl.CERT_REQUIRED
-    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     # An end without close_notify is a truncation (RFC 8446 6.1), whatever OpenSSL's configuration file says.
     context.options &= ~getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
-    if recipe.alpn:
-        context.set_alpn_protocols(list(recipe.alpn))
-    if server:
-        context.num_tickets = TICKETS if recipe.resumption else 0
-    _trust(context, recipe.bundles)
-    _present(context, recipe.credentials)
     return context
 
 
-def _trust(context: _SSLContext, bundles: Bundles) -> None:
+def _ssl_context(recipe: Recipe) -> BareContext:
+    context = bare(recipe.role)
+    context.check_hostname = False
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    if recipe.alpn:
+        context.set_alpn_protocols(list(recipe.alpn))
+    if recipe.role is Role.SERVER:
+        context.num_tickets = TICKETS if recipe.resumption else 0
+    _trust(context, recipe.bundles)
+    present(context, recipe.credentials)
+    return context
+
+
+def _trust(context: BareContext, bundles: Bundles) -> None:
     authorities = b"".join(der for bundle in bundles.values() for der in bundle.der())
     if not authorities:
         raise ContextError(
@@ -231,7 +237,8 @@ def _trust(context: _SSLContext, bundles: Bundles) -> None:
         ) from error
 
 
-def _present(context: _SSLContext, credentials: Credentials) -> None:
+def present(context: BareContext, credentials: Credentials) -> None:
+    """Lets a context show our certificate. Raises ContextError (CREDENTIALS), LocalError, and what the key's ``lend`` does."""
     try:
         pem = credentials.key.lend(context)
         with path_holding(credentials.certificate_pem) as certificate, path_holding(pem) as key:

@@ -9,9 +9,11 @@ import signal
 import subprocess
 import sys
 import termios
+import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import jwt
 import pytest
 
 from tests.support.machine import missing
@@ -24,11 +26,13 @@ pytestmark = pytest.mark.needs("mcp")
 #: Where a software TPM can be had, the sidecars have their keys in one, and the story has a step more.
 IN_TPM = not (missing("swtpm") or missing("tpm2-pytss"))
 STEPS = (
-    *("set-up", "named caller", "unnamed caller", "impostor", "spoofed identity", "no certificate"),
+    *("set-up", "named caller", "unnamed caller", "impostor", "spoofed identity", "no certificate", "stolen token"),
     *(["copied key"] if IN_TPM else []),
 )
 PROCESSES = 6 if IN_TPM else 4
 SECONDS = 60
+#: What every JWT looks like: its header and claims begin with a brace.
+A_TOKEN = re.compile(r"eyJ[\w-]+\.eyJ[\w-]+\.[\w-]+")
 
 
 def environment(tmp_path: Path, **more: str) -> dict[str, str]:
@@ -100,13 +104,22 @@ def pids(text: str) -> list[int]:
     return [int(pid) for pid in re.findall(r"pid (\d+):", text)]
 
 
-def at_work(tmp_path: Path) -> list[str]:
-    """The programs that run in a demo's folder, as Linux tells; elsewhere none is seen."""
+def places_at_work(tmp_path: Path) -> list[Path]:
+    """Where Linux tells of the programs that run in a demo's folder; elsewhere none is seen."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # ended while we looked, or somebody else's
             if (entry / "cwd").readlink().is_relative_to(tmp_path / "tmp"):
-                found.append((entry / "cmdline").read_text().replace("\0", " "))
+                found.append(entry)
+    return found
+
+
+def at_work(tmp_path: Path) -> list[str]:
+    """Those programs, with their arguments."""
+    found = []
+    for entry in places_at_work(tmp_path):
+        with contextlib.suppress(OSError):  # ended while we looked
+            found.append((entry / "cmdline").read_text().replace("\0", " "))
     return found
 
 
@@ -157,6 +170,60 @@ def test_the_story_shows_what_it_claims(told: Told) -> None:
     assert re.search(r"x-sidecar-caller +spiffe://example.org/agent/planner/1\n", parts["spoofed identity"])
     assert re.search(r"decision\.reason +no_certificate\n", parts["no certificate"])
     assert "PRIVATE KEY" not in out
+    assert not A_TOKEN.search(out)
+
+
+@pytest.mark.threat(22)
+def test_a_stolen_token_is_of_no_use(told: Told) -> None:
+    out = told.result.stdout
+    part = re.split(r"^\d  ", out, flags=re.MULTILINE)[1:][STEPS.index("stolen token")]
+    assert "no Authorization: no credential in any of its requests" in part
+    own = re.search(r"Hash=(\w{64});", part)
+    assert own
+    assert re.search(rf"cnf\.x5t#S256 +{own[1]}\n", part)
+    served, replayed, bare = part.split("access log of the tools' sidecar")[1:]
+    (token,) = set(re.findall(r"token\.id +(\S+)\n", part))
+    for log, caller in ((served, "planner"), (replayed, "rogue"), (bare, "rogue")):
+        assert f"src.identity     spiffe://example.org/agent/{caller}/1\n" in log.replace(
+            "identity   s", "identity     s"
+        )
+    for log in (served, replayed):
+        assert re.search(
+            rf"token\.subject +spiffe://example.org/agent/planner/1\n +token\.id +{re.escape(token)}\n", log
+        )
+    assert re.search(r"decision\.reason +token_bound_elsewhere\n", replayed)
+    assert re.search(r"incident +token_bound_elsewhere\n", replayed)
+    assert re.search(r"decision\.reason +token_missing\n", bare)
+    assert "incident  " not in bare
+    assert part.count("WWW-Authenticate: Bearer") == 2
+
+
+@pytest.mark.threat(21)
+def test_the_token_is_nowhere_but_in_its_receiver(tmp_path: Path) -> None:
+    """Neither what is printed, nor a log, nor a program's arguments and environment hold it."""
+    with running(tmp_path, "--keep", "--width", "160") as kept:
+        kept.until("Ctrl-C ends it")
+        port = re.search(r"MCP server on 127\.0\.0\.1:(\d+)", kept.text)
+        folder = re.search(r"real processes on this machine, in (\S+)", kept.text)
+        assert port
+        assert folder
+        with urllib.request.urlopen(f"http://127.0.0.1:{port[1]}/leak", timeout=SECONDS) as answer:
+            canary = answer.read().decode()
+        assert A_TOKEN.fullmatch(canary)
+        # It is the one that the story is about.
+        claims = jwt.decode(canary, options={"verify_signature": False})
+        assert f"token.id       {claims['jti']}\n" in kept.text
+        held = {
+            path: path.read_bytes() for path in Path(folder[1]).rglob("*") if path.is_file() and not path.is_socket()
+        }
+        assert {"tools.log", "planner.log", "thief.out", "planner-with-token.out"} <= {path.name for path in held}
+        for name in ("cmdline", "environ"):
+            held |= {entry / name: (entry / name).read_bytes() for entry in places_at_work(tmp_path)}
+        for part in (canary, *canary.split(".")):
+            assert not [path for path, data in held.items() if part.encode() in data]
+            assert part not in kept.text
+        assert kept.end(signal.SIGINT) == 0
+    assert not A_TOKEN.search(kept.text)
 
 
 @pytest.mark.needs("swtpm", "tpm2-pytss")
@@ -230,7 +297,7 @@ def test_a_signal_in_the_middle_leaves_nothing(tmp_path: Path, moment: str, numb
         begun.until(moment)
         # Its software TPMs are there before its first line is.
         if IN_TPM and sys.platform == "linux":
-            assert sum("swtpm" in program for program in at_work(tmp_path)) == 2
+            assert sum(program.startswith("swtpm ") for program in at_work(tmp_path)) == 2
         assert begun.end(number) == code
     assert "Traceback" not in begun.text
     nothing_is_left(tmp_path, begun.text)
@@ -282,7 +349,7 @@ def in_a_terminal(tmp_path: Path, columns: int, *arguments: str) -> str:
             while piece := os.read(ours, 65536):
                 text += piece
         os.close(ours)
-        assert process.wait(SECONDS) == 0
+        assert process.wait(SECONDS) == 0, text.decode()
     return text.decode()
 
 

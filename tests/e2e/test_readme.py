@@ -127,6 +127,7 @@ def test_the_tunnels_on_the_page_are_accepted_in_place_of_the_entries(site: Site
 
 
 VARYING = (
+    (r"(token\.id +)\S+", r"\1ID"),
     (r"sha256:[A-Za-z0-9+/=]{44}", "PIN"),
     (r"\b[0-9a-f]{16,64}\b", "HEX"),
     (r"sidecar-demo-\w+", "FOLDER"),

@@ -6,6 +6,8 @@ hangs. Whoever is not named is turned away by the kernel's word on his uid, wher
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import os
 import stat
@@ -15,14 +17,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from sidecar.keys.errors import SignCode, SignError
 from sidecar.keys.remote import RemoteSigner
-from sidecar.keys.selftest import self_test
+from sidecar.keys.selftest import check_signature, self_test
 from sidecar.keys.signer import Hash
 from sidecar.keys.spec import RemoteKey
 from tests.support.eventually import eventually
-from tests.support.processes import COMMAND
+from tests.support.processes import COMMAND, now
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -122,6 +125,74 @@ def test_it_signs_and_writes_down_who_used_it(service: Service, client: RemoteSi
     assert [line["purpose"] for line in lines][2:] == ["self-test", "tls13-certificate-verify", None]
     assert f"pin={lines[0]['pin']} protection=software" in service.said.replace('"', "")
     assert stat.S_IMODE(service.path.stat().st_mode) == 0o600
+
+
+def test_it_signs_tokens_of_the_one_identity_it_is_told(site: Site) -> None:
+    """A self-signed token for its own ID and for no more than five minutes, and an assertion of the client that is named."""
+    planner = site.identity("planner")
+    ours, issuer = str(planner.id), "https://issuer.example.org"
+    plain = Service(site, name="plain", key="planner.key").start()
+    options = ("--spiffe-id", ours, "--client-assertion", issuer, ours)
+    service = Service(site, *options, name="tokens", key="planner.key").start()
+
+    def token(spiffe_id: str = ours, lifetime: int = 300, audience: str = "tools") -> bytes:
+        leaf = planner.leaf.public_bytes(Encoding.DER)
+        issued = int(now())
+        header = {"alg": "ES256", "typ": "sidecar+jwt", "x5c": [base64.b64encode(leaf).decode()]}
+        names = {"iss": spiffe_id, "sub": spiffe_id, "aud": audience}
+        bound = {"x5t#S256": base64url(hashlib.sha256(leaf).digest())}
+        return written(header, {**names, "iat": issued, "exp": issued + lifetime, "jti": "x" * 22, "cnf": bound})
+
+    def assertion(client_id: str = ours, lifetime: int = 60) -> bytes:
+        issued = int(now())
+        header = {"alg": "ES256", "typ": "JWT", "x5t#S256": base64url(hashlib.sha256(b"certificate").digest())}
+        names = {"iss": client_id, "sub": client_id, "aud": issuer}
+        return written(header, {**names, "iat": issued, "exp": issued + lifetime, "jti": "x" * 22})
+
+    signer = service.client()
+    for message in (token(), token(lifetime=1), assertion()):
+        check_signature(signer.public_key, signer.sign(message, Hash.SHA256), message, Hash.SHA256)
+    for message in (
+        token(ours + "0"),
+        token(lifetime=301),
+        token(audience=issuer),
+        assertion("another client"),
+        assertion(lifetime=61),
+    ):
+        refused(signer, message)
+    without = plain.client()
+    for message in (token(), assertion()):
+        refused(without, message)
+    for each in (signer, without):
+        self_test(each)
+        each.close()
+    signed = "self-signed-token", "self-signed-token", "client-assertion"
+    eventually(lambda: len(service.lines("sign")) == 9, "nine lines")
+    said = [(line["purpose"], line["result"]) for line in service.lines("sign")]
+    assert said[:8] == [*((purpose, "ok") for purpose in signed), *[(None, "signer_refused")] * 5]
+    eventually(lambda: len(plain.lines("sign")) == 3, "three lines")
+    assert [line["result"] for line in plain.lines("sign")] == ["signer_refused"] * 2 + ["ok"]
+    written_down = service.out.read_text() + service.said
+    assert "eyJ" not in written_down
+    assert "signs=tls13-certificate-verify,self-test,self-signed-token,client-assertion" in service.said.replace(
+        '"', ""
+    )
+
+
+def base64url(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def written(header: dict[str, object], claims: dict[str, object]) -> bytes:
+    """The signing input of a token (RFC 7515 5.1)."""
+    return ".".join(base64url(json.dumps(each, separators=(",", ":")).encode()) for each in (header, claims)).encode()
+
+
+def refused(signer: RemoteSigner, message: bytes) -> None:
+    with pytest.raises(SignError) as caught:
+        signer.sign(message, Hash.SHA256)
+    assert caught.value.code is SignCode.REFUSED
+    assert "--spiffe-id" in caught.value.hint
 
 
 def test_told_to_end(service: Service, client: RemoteSigner) -> None:

@@ -29,6 +29,7 @@ PARTS: dict[str, tuple[str, str, str]] = {
     "softhsm": ("program", "softhsm2-util", "apt-get install softhsm2"),
     "python-pkcs11": ("module", "pkcs11", "pip install 'agent-sidecar[pkcs11]'"),
     "openssl-newer": ("folder", ".openssl-newer", ".venv/bin/python -m tests.support.newer_openssl"),
+    "oauth-server": ("folder", ".oauth-server", ".venv/bin/python -m tests.support.oauth_server"),
     "envoy": (
         "peer",
         "envoy",

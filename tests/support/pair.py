@@ -25,6 +25,7 @@ from sidecar.proxy.connection import Kind
 from sidecar.proxy.dialler import Dialler
 from sidecar.proxy.hub import Hub
 from sidecar.proxy.inbound import InboundService
+from sidecar.proxy.lane import Lane, Lanes
 from sidecar.proxy.listener import Listener, bind
 from sidecar.proxy.outbound import OutboundService, TlsDestination
 from sidecar.proxy.pool import PlainDestination, Pool
@@ -299,7 +300,9 @@ def outbound_service(hub: Hub, identity: Identity, ca: Ca, plan: Plan, listen: i
     tls = client_context(credentials(identity), ca.bundles, ca.domain, expect)
     pool = Pool(TlsDestination(LOOPBACK, port, None, tls, hub), hub)
     route = Route("outbound.tools", listen_hosts(LOOPBACK, listen), plan.hosts, plan.origins)
-    return OutboundService(hub, "tools", own(identity), RouteTable(route, "0123456789abcdef"), pool, None)
+    us = own(identity)
+    lanes = Lanes(Lane(pool, None, us.svid.not_after), hub.clock)
+    return OutboundService(hub, "tools", us, RouteTable(route, "0123456789abcdef"), lanes, None)
 
 
 @asynccontextmanager

@@ -14,10 +14,13 @@ import signal
 import subprocess
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from tests.support.eventually import eventually
 from tests.support.processes import UnixConnection, ask
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _ROOT = Path(__file__).parents[2]
 
@@ -64,14 +67,17 @@ class Shell:
             printed.append(line)
         raise AssertionError(f"the shell ended: {command}: {''.join(printed)}")
 
-    def start(self, command: str) -> None:
-        """Runs a command in the background and returns when it serves."""
+    def start(self, command: str, ready: Callable[[], bool] | None = None) -> None:
+        """Runs a command in the background and returns when it serves; ``ready`` says so where the command does not."""
         self.run(f"{command} >background-{self._count} 2>&1 &")
+        if ready is not None:
+            eventually(ready, command)
+            return
         place = re.search(r"--listen unix:(\S+)|--ctrl type=unixio,path=(\S+)|run (\S+)\.yaml", command)
         assert place is not None, f"how is it seen that this is ready? {command}"
         path = self.folder / (place[1] or place[2] or f"{place[3]}.sock")
-        ready = self._ready if place[3] else Path.is_socket
-        eventually(lambda: ready(path), command)
+        serves = self._ready if place[3] else Path.is_socket
+        eventually(lambda: serves(path), command)
 
     @staticmethod
     def _ready(path: Path) -> bool:

@@ -22,6 +22,7 @@ from sidecar.keys.protection import Protection
 from sidecar.keys.remote import RemoteSigner
 from sidecar.keys.signer import Hash
 from sidecar.keys.spec import RemoteKey
+from sidecar.keys.token_messages import Mandate
 from sidecar.keys.wire import SignRequest, encode_request, parse_reply
 from sidecar.signer.limits import SignerLimits
 from sidecar.signer.service import Place, SignerService
@@ -100,7 +101,13 @@ class Served:
 
     async def _start(self, signer: Signer, limits: SignerLimits) -> SignerService:
         service = SignerService(
-            signer, Place(self.path), self.log, messages=self.messages, clock=Clock(), limits=limits
+            signer,
+            Place(self.path),
+            self.log,
+            messages=self.messages,
+            clock=Clock(),
+            limits=limits,
+            mandate=Mandate(),
         )
         await service.start()
         return service
@@ -172,7 +179,12 @@ class Ground:
         self._clients: list[Client] = []
 
     async def start(
-        self, signer: Signer | None = None, *, uids: frozenset[int] = frozenset(), limits: SignerLimits | None = None
+        self,
+        signer: Signer | None = None,
+        *,
+        uids: frozenset[int] = frozenset(),
+        limits: SignerLimits | None = None,
+        mandate: Mandate | None = None,
     ) -> SignerService:
         self.service = SignerService(
             signer or software_signer(ec.SECP256R1),
@@ -181,6 +193,7 @@ class Ground:
             messages=self.messages,
             clock=Clock(),
             limits=limits or SignerLimits(),
+            mandate=mandate or Mandate(),
         )
         await self.service.start()
         return self.service

@@ -13,6 +13,7 @@ from sidecar.identity.pins import Pin
 from sidecar.identity.spiffe import SpiffeId, TrustDomain
 from sidecar.identity.verify import verify
 from sidecar.policy.decision import Denial, Permit
+from sidecar.tokens.outcome import KeysWanted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,7 +33,10 @@ def identity(pem: bytes, chain: Sequence[bytes], now: float) -> Peer:
 
 async def permit(table: Table, peer: Peer, pool: Pool, now: float) -> Upstream | None:
     verdict = table.for_peer(peer).decide(b"GET", b"/", decision_id="", now=now)
-    assert_type(verdict, Permit | Denial)
+    assert_type(verdict, Permit | Denial | KeysWanted)
+    if isinstance(verdict, KeysWanted):
+        await pool.dial(verdict)  # type: ignore[arg-type]
+        return None
     if isinstance(verdict, Denial):
         # Without a permit there is no way on: the type checker refuses it here, and the pool does while running.
         await pool.dial(verdict)  # type: ignore[arg-type]

@@ -11,6 +11,7 @@ from sidecar.demo.steps import (
     no_certificate,
     set_up,
     spoofed_identity,
+    stolen_token,
     unnamed_caller,
 )
 
@@ -25,6 +26,7 @@ STORY: Final[tuple[Step, ...]] = (
     impostor.STEP,
     spoofed_identity.STEP,
     no_certificate.STEP,
+    stolen_token.STEP,
 )
 """In this order; the first one makes what the others need."""
 

@@ -142,8 +142,10 @@ def _processes(stage: Stage) -> tuple[tuple[str, str], ...]:
         if name in stage.running
     } | {
         "tools": f"MCP server on 127.0.0.1:{ports.server}, plain HTTP",
-        "tools-sidecar": f"sidecar run tools.yaml\nmutual TLS on 127.0.0.1:{ports.inbound}, lets the planner through alone",
-        "planner-sidecar": f"sidecar run planner.yaml\nserves the planner on 127.0.0.1:{ports.outbound}, dials the tools alone",
+        "tools-sidecar": f"sidecar run tools.yaml\nmutual TLS on 127.0.0.1:{ports.inbound}, lets the planner through alone\n"
+        f"and on 127.0.0.1:{ports.shared}, lets through whoever has a token of its own",
+        "planner-sidecar": f"sidecar run planner.yaml\nserves the planner on 127.0.0.1:{ports.outbound}, dials the tools alone\n"
+        f"and on 127.0.0.1:{ports.to_shared}, the same with a token",
         "impostor": f"TLS server on 127.0.0.1:{ports.impostor}; chain and SPIFFE ID of the tools, another key",
     }
     return tuple((name, f"pid {stage.running[name].popen.pid}: {what}") for name, what in doing.items())

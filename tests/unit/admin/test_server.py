@@ -14,8 +14,9 @@ from sidecar.admin.server import AdminLimits, AdminServer, HealthServer
 from sidecar.clock import Clock
 from sidecar.http.limits import HttpLimits
 from sidecar.proxy.failure import BindError
+from tests.support.eventually import soon
 from tests.support.log import KeptMessages
-from tests.support.status import FakeStatus
+from tests.support.status import CANARY, FakeStatus
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -68,8 +69,10 @@ async def health(limits: AdminLimits = USUAL) -> AsyncIterator[Asker]:
     status, messages = FakeStatus(), KeptMessages()
     server = HealthServer("127.0.0.1", 0, status, messages=messages, clock=CLOCK, limits=limits)
     await server.start()
-    yield Asker(server, status, messages)
-    await server.close()
+    try:
+        yield Asker(server, status, messages)
+    finally:  # uvloop does not end a loop with what a test that failed left open
+        await server.close()
 
 
 @asynccontextmanager
@@ -77,8 +80,10 @@ async def admin(tmp_path: Path, limits: AdminLimits = USUAL) -> AsyncIterator[As
     status, messages = FakeStatus(), KeptMessages()
     server = AdminServer(tmp_path / "a.sock", [], status, messages=messages, clock=CLOCK, limits=limits)
     await server.start()
-    yield Asker(server, status, messages)
-    await server.close()
+    try:
+        yield Asker(server, status, messages)
+    finally:  # uvloop does not end a loop with what a test that failed left open
+        await server.close()
 
 
 async def holds(asker: Asker, connections: int) -> None:
@@ -293,6 +298,154 @@ async def test_a_question_that_cannot_be_answered_is_500_and_reported(tmp_path: 
         status, _, body = await asker.ask("/config")
         assert (status, json.loads(body)) == (500, {"error": "internal"})
         assert [(context["where"], context["exception"]) for context in reported] == [("admin", asker.status.broken)]
+
+
+# -- answers that take a while ----------------------------------------------------------------------------------------
+
+TOKEN = b"POST /tokens/mesh HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+@asynccontextmanager
+async def waiting(asker: Asker) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A client whose token is being made."""
+    asker.status.hold.clear()
+    before = len(asker.status.asked)
+    reader, writer = await asker.connect()
+    writer.write(TOKEN)
+    await soon(lambda: len(asker.status.asked) > before, "the source to be asked")
+    try:
+        yield reader, writer
+    finally:
+        writer.close()
+
+
+async def test_a_token_is_an_answer_like_the_others(tmp_path: Path) -> None:
+    async with admin(tmp_path) as asker:
+        status, fields, body = await asker.ask("/tokens/mesh", "POST", "Content-Length: 0\r\n")
+        assert (status, json.loads(body)) == (200, {"token": CANARY})
+        assert fields["Cache-Control"] == "no-store"
+        assert fields["Connection"] == "close"
+        await gone(asker)
+        assert (await asker.ask("/tokens/none", "POST"))[0] == 404
+        assert asker.status.asked == ["mesh", "none"]
+        assert asker.messages.lines == []
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "DELETE", "OPTIONS"])
+async def test_no_other_method_makes_a_token(tmp_path: Path, method: str) -> None:
+    async with admin(tmp_path) as asker:
+        status, fields, _ = await asker.ask("/tokens/mesh", method)
+        assert (status, fields["Allow"]) == (405, "POST")
+        assert asker.status.asked == []
+
+
+@pytest.mark.threat(25)
+async def test_threat_25_a_foreign_uid_gets_no_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "allowed_uids", lambda more: frozenset({os.geteuid() + 1, *more}))
+    async with admin(tmp_path) as asker:
+        assert await asker.send(TOKEN) == b""
+        assert asker.status.asked == []
+
+
+@pytest.mark.threat(25)
+async def test_threat_25_the_health_listener_gives_no_token() -> None:
+    async with health() as asker:
+        for method in ("POST", "GET"):
+            assert (await asker.ask("/tokens/mesh", method))[0] == 404
+            assert (await asker.ask("/tokens", method))[0] == 404
+        assert asker.status.asked == []
+
+
+async def test_a_token_may_take_longer_than_other_answers(tmp_path: Path) -> None:
+    limits = AdminLimits(timeout=0.02)
+    async with admin(tmp_path, limits) as asker, waiting(asker) as (reader, writer):
+        silent, other = await asker.connect()
+        assert await silent.read() == b"", "its time is over"
+        other.close()
+        asker.status.hold.set()
+        assert json.loads(taken_apart(await reader.read())[2]) == {"token": CANARY}
+        writer.close()
+        await gone(asker)
+
+
+async def test_a_token_that_does_not_come_in_time_is_503(tmp_path: Path) -> None:
+    async with admin(tmp_path, AdminLimits(answer_seconds=0.02)) as asker, waiting(asker) as (reader, _):
+        status, _, body = taken_apart(await reader.read())
+        assert (status, json.loads(body)) == (503, {"error": "timeout"})
+        assert asker.status.cancelled == 1
+        await gone(asker)
+
+
+async def test_a_source_that_ignores_its_end_holds_no_connection(tmp_path: Path) -> None:
+    async with admin(tmp_path, AdminLimits(answer_seconds=0.01, timeout=0.01)) as asker:
+        release, ended = asyncio.Event(), asyncio.Event()
+
+        async def deaf(name: str) -> None:
+            asker.status.asked.append(name)
+            while not release.is_set():
+                with suppress(asyncio.CancelledError):
+                    await release.wait()
+            ended.set()
+
+        asker.status.token = deaf  # type: ignore[method-assign,assignment] - as no source of ours does
+        try:
+            async with waiting(asker) as (reader, _):
+                with suppress(ConnectionError):
+                    assert await reader.read() == b""
+                await gone(asker)
+        finally:
+            release.set()
+            await ended.wait()
+
+
+async def test_nothing_is_made_for_a_client_that_has_gone(tmp_path: Path) -> None:
+    async with admin(tmp_path) as asker:
+        for end in ("close", "write_eof", "abort"):
+            before = asker.status.cancelled
+            async with waiting(asker) as (_, writer):
+                getattr(writer.transport if end == "abort" else writer, end)()
+                await soon(lambda before=before: asker.status.cancelled == before + 1, "the source to be let off")
+            await gone(asker)
+
+
+async def test_nothing_is_made_once_the_server_is_closed(tmp_path: Path) -> None:
+    async with admin(tmp_path) as asker, waiting(asker) as (reader, _):
+        await asker.server.close()
+        with suppress(ConnectionError):
+            assert await reader.read() == b""
+        await soon(lambda: asker.status.cancelled == 1, "the source to be let off")
+        await gone(asker)
+
+
+async def test_a_client_that_waits_can_be_the_one_too_many(tmp_path: Path) -> None:
+    async with admin(tmp_path, SMALL) as asker, waiting(asker), waiting(asker):
+        await holds(asker, 2)
+        assert (await asker.ask("/live"))[0] == 200
+        await soon(lambda: asker.status.cancelled == 1, "the oldest to be let off")
+
+
+async def test_a_client_that_waits_and_goes_on_sending_is_closed(tmp_path: Path) -> None:
+    async with admin(tmp_path, SMALL) as asker, waiting(asker) as (_, writer):
+        writer.write(TOKEN)
+        writer.write(b"x" * 100)
+        await soon(lambda: asker.status.cancelled == 1, "the source to be let off")
+        assert asker.status.asked == ["mesh"], "a second request is not looked at"
+        await gone(asker)
+
+
+@pytest.mark.threat(21)
+@pytest.mark.parametrize("error", [ValueError(CANARY), TimeoutError(CANARY)])
+async def test_threat_21_a_token_that_fails_in_another_way_is_500_and_reported(
+    tmp_path: Path, error: Exception
+) -> None:
+    reported: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+    async with admin(tmp_path) as asker:
+        asker.status.broken = error
+        status, _, body = await asker.ask("/tokens/mesh", "POST")
+        assert (status, json.loads(body)) == (500, {"error": "internal"})
+        assert [(context["where"], context["exception"]) for context in reported] == [("admin", error)]
+        assert CANARY not in f"{body!r}{asker.messages.lines}{reported[0]['message']}"
 
 
 async def test_the_end_removes_the_socket_and_closes_connections(tmp_path: Path) -> None:

@@ -28,6 +28,8 @@ def test_the_budgets_of_the_design() -> None:
         "memory.idle": ["≤ 45 unit"],
         "memory.connection": ["≤ 60 unit"],
         "rules.10000": ["≤ 1.1 x rules.10"],
+        "tokens.self-signed": ["≤ 1 x http of envoy"],
+        "tokens.issuer": ["≤ 1 x http of envoy"],
         "connections.5000": ["≤ 1.1 x connections.10"],
         "soak.last": ["≤ 1.1 x soak.first"],
         "soak.memory-last": ["≤ 1.1 x soak.memory-first"],
@@ -54,6 +56,12 @@ def test_another_line_can_be_the_measure() -> None:
     found = result(HTTP, TCP, http={"sidecar": [100]}, tcp={"sidecar": [120]})
     (verdict,) = verdicts((Bound(1.1, "sidecar", "http"),), "tcp", found, "sidecar")
     assert verdict.text("µs") == "≤ 1.1 x http: no, 9.1% above"
+
+
+def test_another_line_of_a_peer_can_be_the_measure() -> None:
+    found = result(HTTP, TCP, http={"envoy": [100]}, tcp={"sidecar": [80]})
+    (verdict,) = verdicts((Bound(1.0, "envoy", "http"),), "tcp", found, "sidecar")
+    assert verdict.text("µs") == "≤ 1 x http of envoy: yes, 20% below"
 
 
 def test_nothing_is_said_of_what_was_not_measured() -> None:

@@ -16,7 +16,7 @@ from bench.backend import events as event_server
 from bench.certificates import CALLER
 from bench.load import connections, crowd, events, holder, paced, waits
 from bench.load.percentiles import percentile
-from bench.load.probe import answers, answers_strangers, answers_tls
+from bench.load.probe import answers, answers_strangers, answers_tls, asks_for_token
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -81,6 +81,15 @@ def test_a_probe_over_tls_shows_its_certificate(
 def test_a_server_that_takes_anybody_is_noticed(serve: Serve, accepting: SSLContext) -> None:
     accepting.verify_mode = ssl.CERT_NONE
     assert answers_strangers(serve(context=accepting).port)
+
+
+def test_who_asks_for_a_token_is_told_from_who_does_not(
+    serve: Serve, accepting: SSLContext, certificates: Certificates
+) -> None:
+    refusal = b"HTTP/1.1 401 Unauthorized\r\nwww-authenticate: Bearer\r\ncontent-length: 0\r\n\r\n"
+    assert asks_for_token(serve(refusal, context=accepting).port, certificates)
+    assert not asks_for_token(serve(context=accepting).port, certificates)
+    assert not asks_for_token(1, certificates)
 
 
 # -- new connections --------------------------------------------------------------------------------------------------

@@ -208,6 +208,64 @@ def test_a_flag_that_is_not_needed_is_not_unsafe(workspace: Workspace) -> None:
     assert "  unsafe    nothing" in lines(workspace, text)
 
 
+TOKENS = """\
+tokens:
+  - {name: api, kind: oauth2, issuer: "https://issuer.example.org", client_auth: tls_client_auth}
+  - {name: old, kind: oauth2, issuer: "http://old.example.org", client_auth: client_secret_post, bound: false,
+     client_secret: {file: secret.txt}, unsafe_plaintext_issuer: true}
+  - {name: mesh, kind: self-signed, audience: tools, helper: true}
+  - {name: pod, kind: file, path: token}
+  - {name: cli, kind: exec, command: [get-token, tools]}
+issuers:
+  - {name: corp, issuer: "https://issuer.example.org", jwks: "https://issuer.example.org/jwks"}
+  - {name: plain, issuer: "https://b.example.org", jwks: "http://b.example.org/jwks", algorithms: [RS256, PS256],
+     unsafe_plaintext_issuer: true}
+"""
+
+
+def test_tokens_are_in_the_summary(workspace: Workspace) -> None:
+    secret = workspace.folder / "secret.txt"
+    secret.touch(mode=0o600)
+    secret.write_text("hunter2-canary")
+    text = edit("    peer:", "    token: api\n    peer:")
+    asked = "        token: {issuer: corp, audience: tools, scopes: [b, a]}\n        methods:"
+    found = lines(workspace, edit("        methods:", asked, text) + TOKENS)
+    rule = "              allow spiffe://example.org/agent/planner/*, 1 pin, methods GET POST, paths /mcp /tools/**"
+    assert f"{rule}, a token of corp with a b" in found
+    assert "              token api as Authorization: Bearer" in found
+    start = found.index("  token     api: oauth2 of https://issuer.example.org by tls_client_auth, bound")
+    assert found[start + 1 : start + 7] == [
+        "  token     old: oauth2 of http://old.example.org by client_secret_post, not bound",
+        "  token     mesh: self-signed for tools, bound",
+        f"  token     pod: file {workspace.folder}/token, not bound",
+        "  token     cli: exec get-token, not bound",
+        "  issuer    corp: https://issuer.example.org, ES256",
+        "  issuer    plain: https://b.example.org, RS256 PS256",
+    ]
+    start = found.index("  unsafe    tokens old: its issuer is reached in clear")
+    assert found[start + 1] == "            issuers plain: its keys are fetched in clear"
+    assert found[start + 2] == (f"  known gap tokens old: a static secret (file {secret}): whoever copies it can be us")
+    assert "tokens mesh: `sidecar token` gives one to whoever may use the administration socket" in "\n".join(found)
+    assert "canary" not in "\n".join(found)
+
+
+def test_a_known_gap_is_no_fault(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    secret = workspace.folder / "secret.txt"
+    secret.touch(mode=0o600)
+    secret.write_text("hunter2-canary")
+    assert main(["check", str(workspace.write(VALID + TOKENS))]) == 0
+    assert "known gap" in capsys.readouterr().out
+    assert main(["check", str(workspace.write())]) == 0
+    assert "known gap" not in capsys.readouterr().out
+
+
+def test_a_token_that_anybody_may_have_taken_is_called_so(workspace: Workspace) -> None:
+    asked = "        token: {issuer: self-signed, audience: tools, bound: false}\n        methods:"
+    assert any(
+        line.endswith(", a bearer token of self-signed") for line in lines(workspace, edit("        methods:", asked))
+    )
+
+
 def test_pins_of_a_peer_are_counted(workspace: Workspace) -> None:
     found = lines(workspace, edit("    peer:", f"    pins: ['{PIN}', '{OTHER_PIN}']\n    peer:"))
     assert "              peer spiffe://example.org/agent/tools/*, 2 pins" in found

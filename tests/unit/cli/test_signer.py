@@ -7,6 +7,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from sidecar.cli import main
 from sidecar.cli import signer as module
+from sidecar.identity.spiffe import SpiffeId
+from sidecar.keys.token_messages import ASSERTION_SECONDS, SELF_SIGNED_SECONDS, Client, Mandate
 from tests.support.ca import keypair
 
 if TYPE_CHECKING:
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from sidecar.clock import Clock
     from sidecar.signer.process import Order
 
+ID = "spiffe://example.org/agent/planner/1"
 PEM = keypair("of the command").private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
@@ -52,6 +55,27 @@ def test_the_command_line(folder: Path, orders: list[Order]) -> None:
     assert b"PRIVATE KEY" not in repr(first).encode()
 
 
+def test_tokens_only_where_they_are_named(folder: Path, orders: list[Order]) -> None:
+    command = ["signer", "--listen", "unix:s", "--key", "k.pem"]
+    assert main(command) == 0
+    tokens = ["--spiffe-id", ID, "--client-assertion", "https://issuer.example.org", ID]
+    assert main([*command, *tokens, "--client-assertion", "a=b c", "client=1", "--client-assertion", "a=b c", "2"]) == 0
+    none, some = (order.mandate for order in orders)
+    assert none == Mandate()
+    clients = {Client("https://issuer.example.org", ID), Client("a=b c", "client=1"), Client("a=b c", "2")}
+    assert some == Mandate(SpiffeId.parse(ID), frozenset(clients))
+
+
+def test_the_help_says_what_is_signed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["signer", "--help"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "the tokens that --spiffe-id and --client-assertion allow" in said
+    assert "--client-assertion AUDIENCE CLIENT" in said
+    assert f"at most {SELF_SIGNED_SECONDS} s" in said
+    assert f"at most {ASSERTION_SECONDS} s" in said
+    assert "\n" not in said
+
+
 def test_the_files_of_a_key_are_read(folder: Path, orders: list[Order]) -> None:
     pin = folder / "pin"
     pin.touch(mode=0o600)
@@ -79,6 +103,19 @@ def test_the_files_of_a_key_are_read(folder: Path, orders: list[Order]) -> None:
         (["--listen", "unix:s", "--key", "k.pem", "--time-limit", "inf"], "at most 60"),
         (["--listen", "unix:s", "--key", "k.pem", "--time-limit", "soon"], "number of seconds"),
         (["--listen", "unix:s", "--key", "k.pem", "--time", "1"], "--time"),
+        (["--listen", "unix:s", "--key", "k.pem", "--spiffe-id", "planner"], "--spiffe-id: a SPIFFE ID starts with"),
+        (["--listen", "unix:s", "--key", "k.pem", "--spiffe-id", ""], "the SPIFFE ID is empty"),
+        (["--listen", "unix:s", "--key", "k.pem", "--spiffe-id", "spiffe://example.org"], "names a trust domain"),
+        (["--listen", "unix:s", "--key", "k.pem", "--spiffe-id", ID + "/"], "ends with a slash"),
+        (["--listen", "unix:s", "--key", "k.pem", "--spiffe-id", ID + "/*"], "a path segment has only"),
+        (["--listen", "unix:s", "--key", "k.pem", "--client-assertion", "x"], "expected 2 arguments"),
+        (["--listen", "unix:s", "--key", "k.pem", "--client-assertion", "x", "y", "z"], "unrecognized arguments: z"),
+        (["--listen", "unix:s", "--key", "k.pem", "--client-assertion", "", "x"], "1 to 1024 printable"),
+        (["--listen", "unix:s", "--key", "k.pem", "--client-assertion", "x", ""], "1 to 1024 printable"),
+        (["--listen", "unix:s", "--key", "k.pem", "--client-assertion", "x", "a\nb"], "1 to 1024 printable"),
+        (["--listen", "unix:s", "--key", "k.pem", "--client-assertion", "\udce9", "x"], "1 to 1024 printable"),
+        (["--listen", "unix:s", "--key", "k.pem", "--client-assertion", "x" * 1025, "x"], "1 to 1024 printable"),
+        (["--listen", "unix:s", "--key", "k.pem", "--client", "x", "y"], "--client"),
         (["--listen", "unix:s", "--key", ""], "--key is empty"),
         (["--listen", "unix:s", "--key", "absent.pem"], "absent.pem: does not exist"),
         (["--listen", "unix:s", "--key", "open.pem"], "open.pem: holds a private key and is open to everybody"),

@@ -29,6 +29,7 @@ def test_everything_is_there_with_its_defaults(workspace: Workspace) -> None:
                     "pins": [PIN],
                     "methods": ["GET", "POST"],
                     "paths": ["/mcp", "/tools/**"],
+                    "token": None,
                 }
             ],
             "resumption": "allow",
@@ -47,8 +48,11 @@ def test_everything_is_there_with_its_defaults(workspace: Workspace) -> None:
             "host": None,
             "origins": [],
             "resumption": "allow",
+            "token": None,
+            "token_header": None,
         }
     ]
+    assert (shown["tokens"], shown["issuers"]) == ([], [])
     assert shown["resumption"] == "allow"
     assert shown["admin"] == {"listen": f"unix:{folder}/admin.sock", "uids": []}
     assert shown["health"] == {"listen": "127.0.0.1:14021"}

@@ -182,7 +182,44 @@ def verdict(workspace: Workspace, text: str | bytes) -> Loaded | tuple[Fault, ..
     return faults
 
 
-LINES = VALID.splitlines(keepends=True)
+TOKENS = """\
+tokens:
+  - name: api
+    kind: oauth2
+    issuer: https://issuer.example.org
+    client_auth: client_secret_basic
+    client_id: planner
+    client_secret:
+      file: secret.txt
+    scopes: [a]
+    resource: https://tools.example.org
+  - name: cli
+    kind: exec
+    command: [get-token]
+    cache: none
+issuers:
+  - name: corp
+    issuer: https://issuer.example.org
+    jwks: https://issuer.example.org/jwks
+    algorithms: [ES256]
+    typ: none
+    ca: ca.crt
+"""
+ASKED = """\
+        token:
+          issuer: corp
+          audience: tools
+          claims:
+            deep: {a: b}
+            admin: true
+          headers:
+            x-subject: sub
+        methods:"""
+WHOLE = (
+    edit("        methods:", ASKED, edit("    peer:", "    token: api\n    token_header: X-Api-Key\n    peer:"))
+    + TOKENS
+)
+LINES = WHOLE.splitlines(keepends=True)
 VALUES = st.sampled_from(
     [
         "", "~", "[]", "{}", "yes", "0", "-1", "0x1", "1e9", "1:2", "*", "&a", "*a", "!t x", "| \n", ">", "'", '"', "[",
@@ -192,10 +229,22 @@ VALUES = st.sampled_from(
 )  # fmt: skip
 
 
+def test_the_file_that_is_spoilt_is_valid(workspace: Workspace) -> None:
+    secret(workspace)
+    assert workspace.load(WHOLE)
+
+
+def secret(workspace: Workspace) -> None:
+    path = workspace.folder / "secret.txt"
+    path.touch(mode=0o600)
+    path.write_text("secret")
+
+
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.integers(0, len(LINES) - 1), VALUES), min_size=1, max_size=4))
 def test_no_value_of_a_key_raises(shared_workspace: Workspace, changes: list[tuple[int, str]]) -> None:
     """Invariant: a valid file with values replaced is a configuration or printable faults, never an exception."""
+    secret(shared_workspace)
     lines = LINES.copy()
     for index, value in changes:
         head, colon, _ = lines[index].partition(":")
@@ -206,7 +255,8 @@ def test_no_value_of_a_key_raises(shared_workspace: Workspace, changes: list[tup
 @given(st.randoms(use_true_random=False), st.integers(1, 6))
 def test_no_mutation_of_a_valid_file_raises(shared_workspace: Workspace, rng: random.Random, count: int) -> None:
     """Invariant: a valid file with pieces cut, doubled, moved or overwritten is a configuration or printable faults."""
-    data = bytearray(VALID.encode())
+    secret(shared_workspace)
+    data = bytearray(WHOLE.encode())
     for _ in range(count):
         start = rng.randrange(len(data) + 1)
         stop = min(len(data), start + rng.randrange(40))

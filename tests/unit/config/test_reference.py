@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sidecar.config.limits import LIMITS
+from sidecar.config.load import load
 from sidecar.config.reference import key_tables, not_served_list, written
-from sidecar.config.sections import TABLES
+from sidecar.config.tables import TABLES
 from sidecar.config.unserved import NOT_SERVED
 from tests.support.ca import Ca
 
@@ -18,9 +19,8 @@ if TYPE_CHECKING:
 DOCUMENT = Path(__file__).parents[3] / "docs" / "configuration.md"
 
 
-def example() -> str:
-    (found,) = re.findall(r"```yaml\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
-    return found
+#: Whole files: the first without tokens, the second with them.
+EXAMPLES = re.findall(r"```yaml\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
 
 
 def test_the_reference_is_what_the_parser_knows() -> None:
@@ -50,6 +50,12 @@ def test_defaults_are_written_as_in_the_file() -> None:
     assert "| `unsafe_plaintext_forward` | true or false | `false` |" in tables["inbound"]
     assert "| `access_log` | stdout or path | `stdout` |" in tables["top"]
     assert "| `log_full` | drop or deny | `drop` |" in tables["top"]
+    assert "| `token_header` | field name, or name: scheme | `Authorization: Bearer` |" in tables["outbound"]
+    assert "| `algorithms` | list of algorithm | `[ES256]` |" in tables["issuers"]
+    assert "| `typ` | media type or none | `at+jwt` |" in tables["issuers"]
+    assert "| `kind` | self-signed | required |" in tables["tokens.self-signed"]
+    assert "| `cache` | memory or none | `memory` |" in tables["tokens.exec"]
+    assert "| `lifetime` | duration from 10s to 5m | `5m` |" in tables["tokens.self-signed"]
     assert "| `listen` | unix:PATH | optional |" in tables["admin"]
     assert "| `caller` | SPIFFE ID, or a pattern that ends in /* or /** | required |" in tables["allow"]
 
@@ -65,20 +71,24 @@ def test_a_mark_of_an_unknown_section() -> None:
         written("<!-- keys: nothing -->\n<!-- /keys -->")
 
 
-def test_the_example_loads(workspace: Workspace) -> None:
+@pytest.mark.parametrize("example", EXAMPLES, ids=["requests", "tokens"])
+def test_an_example_loads(workspace: Workspace, example: str) -> None:
     """With the files it names, as `sidecar certs init` lays them out."""
     folder = workspace.folder / "certs-dev"
     (folder / "planner").mkdir(parents=True)
     ca = Ca(now=workspace.now)
     (folder / "ca.crt").write_bytes(ca.pem)
     ca.leaf().write(folder / "planner")
-    config = workspace.load(example()).config
+    (workspace.folder / "issuer-ca.pem").write_bytes(ca.pem)
+    (workspace.folder / "secret.txt").touch(mode=0o600)
+    (workspace.folder / "secret.txt").write_text("secret\n")
+    config = load(workspace.write(example), now=workspace.now, environ={"OLDER_SECRET": "secret"}).config
     assert [entry.name for entry in config.inbound] == ["tools"]
     assert [entry.name for entry in config.outbound] == ["tools"]
 
 
-def test_the_example_shows_every_key_but_the_unsafe_ones() -> None:
+def test_the_examples_show_every_key_but_the_unsafe_ones() -> None:
     for table in TABLES:
         for key in table.keys:
             if table is not LIMITS and not key.name.startswith("unsafe_"):
-                assert re.search(rf"\b{key.name}:", example()), key.name
+                assert re.search(rf"\b{key.name}:", "".join(EXAMPLES)), key.name

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from sidecar.config.faults import ConfigCode
-from sidecar.config.sections import TABLES
+from sidecar.config.tables import TABLES
 from sidecar.config.values import (
     Admin,
     Forward,

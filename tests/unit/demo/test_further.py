@@ -43,7 +43,7 @@ def test_another_sidecar_on_the_path_is_not_meant(interpreter: Path) -> None:
 @pytest.mark.parametrize("no_tpm", [None, "apt-get install swtpm"])
 def test_every_command_is_one_and_short_enough_for_80_columns(no_tpm: str | None) -> None:
     folder = Path("/tmp/sidecar-demo-abcdefgh")
-    stage = Stage(folder, Ports(20001, 20002, 20003, 20004, 20005), Crew(folder), no_tpm=no_tpm)
+    stage = Stage(folder, Ports(*range(20001, 20008)), Crew(folder), no_tpm=no_tpm)
     for command, _ in commands(stage):
         assert shlex.split(command.replace("\\\n", " "))
         if program() not in command:  # which may lie deep

@@ -10,31 +10,11 @@ import pytest
 from sidecar.demo import plain
 from sidecar.demo.outcome import UnexpectedError
 from sidecar.demo.processes import Crew, Process
-from sidecar.demo.stage import PLANNER, ROGUE, TOOLS, TOOLS_HOST, Ports, Stage
+from sidecar.demo.stage import PLANNER, ROGUE, TOOLS, TOOLS_HOST, Stage
 from sidecar.demo.steps import copied_key, impostor, named_caller, no_certificate, spoofed_identity, unnamed_caller
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-
-class Ended:
-    """What is known of a process that has ended."""
-
-    returncode = 0
-
-    def poll(self) -> int:
-        return 0
-
-
-@pytest.fixture
-def stage(tmp_path: Path) -> Stage:
-    made = Stage(tmp_path, Ports(1, 2, 3, 4, 5), Crew(tmp_path))
-    for name in ("planner-sidecar", "tools-sidecar", "impostor"):
-        out, err = tmp_path / f"{name}.out", tmp_path / f"{name}.err"
-        out.touch()
-        err.touch()
-        made.running[name] = Process(name, Ended(), out, err)  # type: ignore[arg-type] # as much of one as is looked at
-    return made
 
 
 def write(path: Path, *lines: dict[str, Any]) -> None:

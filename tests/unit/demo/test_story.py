@@ -187,7 +187,7 @@ def test_a_second_ctrl_c_does_not_stop_the_cleaning_up(first: Set, monkeypatch: 
 
 
 def test_the_step_that_needs_a_tpm_is_told_only_with_one(tmp_path: Path) -> None:
-    crew, ports = story_module.Crew(tmp_path), story_module.Ports(1, 2, 3, 4, 5)
+    crew, ports = story_module.Crew(tmp_path), story_module.Ports(*range(1, 8))
     with_tpm = story_of(story_module.Stage(tmp_path, ports, crew, no_tpm=None))
     without = story_of(story_module.Stage(tmp_path, ports, crew, no_tpm="apt-get install swtpm"))
     assert with_tpm == (*without, copied_key.STEP)

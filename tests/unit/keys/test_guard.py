@@ -122,6 +122,17 @@ def test_what_nobody_expects_is_trouble_by_its_kind_alone(
     assert guarded.trouble is None
 
 
+def test_a_service_that_refuses_a_token_is_asked_for_handshakes_all_the_same(
+    guarded: GuardedSigner, signer: Faulty, told: list[SignCode | None]
+) -> None:
+    signer.fail = SignCode.REFUSED
+    with pytest.raises(SignError):
+        guarded.sign(b"eyJhbGciOiJFUzI1NiJ9.eyJpc3MiOiJtZSJ9", Hash.SHA256)
+    assert (guarded.trouble, told) == (None, [SignCode.REFUSED])
+    signer.fail = None
+    assert sign(guarded)
+
+
 def test_what_was_closed_is_no_trouble_of_the_device(guarded: GuardedSigner, signer: Faulty) -> None:
     signer.fail = SignCode.CLOSED
     failed(guarded)

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from sidecar.keys import openssl
 from sidecar.keys.errors import SignCode, SignError
-from sidecar.keys.messages import recognise
+from sidecar.keys.messages import Recognisers
 from sidecar.keys.openssl import ExternalKey
 from sidecar.keys.signer import Hash, hash_for
 from sidecar.tls.engine import ALERT_BYTES, State, TlsEngine
@@ -84,7 +84,7 @@ class TestHandshake:
             (asked,) = signer.asked
             assert asked.hash is hash_for(signer.public_key)
             # The whole content that RFC 8446 4.4.3 defines, never a digest of it.
-            assert recognise(asked.message) == "tls13-certificate-verify"
+            assert Recognisers().recognise(asked.message, 0) == "tls13-certificate-verify"
             assert asked.message.startswith(b" " * 64 + b"TLS 1.3, " + side + b" CertificateVerify\0")
             assert len(asked.message) == 98 + Hash.SHA384.algorithm.digest_size
         assert client.engine.cipher == "TLS_AES_256_GCM_SHA384"

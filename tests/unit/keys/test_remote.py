@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from sidecar.keys.errors import SignCode, SignError
 from sidecar.keys.messages import MAX_BYTES, self_test_message
 from sidecar.keys.remote import IDLE, RemoteSigner
-from sidecar.keys.selftest import self_test
+from sidecar.keys.selftest import check_signature, self_test
 from sidecar.keys.signer import Hash
 from sidecar.keys.spec import RemoteKey
 from sidecar.keys.wire import Done, PublicKeyRequest, Refusal, SignRequest, encode_reply, parse_request
@@ -52,6 +52,8 @@ class Fake:
         self.path = path
         self.reply = reply
         self.accepted = 0
+        #: Octets that are taken in at once.
+        self.piece = 4096
         self.open: list[socket.socket] = []
         #: Set: whatever waits in a reply goes on.
         self.over = threading.Event()
@@ -76,7 +78,7 @@ class Fake:
     def _serve(self, sock: socket.socket) -> None:
         data = b""
         try:
-            while more := sock.recv(4096):
+            while more := sock.recv(self.piece):
                 data += more
                 request = parse_request(data)
                 if request is None:
@@ -375,6 +377,56 @@ def test_no_failure_leaves_a_descriptor_behind(fake: Fake, signer: RemoteSigner)
     fake.path.unlink()
     fake._start()
     eventually(lambda: descriptors() <= before, "descriptors to be closed")
+
+
+@pytest.mark.parametrize("piece", [4096, 1], ids=["pieces", "an octet at a time"])
+def test_the_longest_message(fake: Fake, signer: RemoteSigner, piece: int) -> None:
+    fake.piece = piece
+    message = b"x" * MAX_BYTES
+    asked: list[Request] = []
+
+    def reply(request: Request) -> bytes | None:
+        asked.append(request)
+        return honest(request)
+
+    fake.reply = reply
+    signature = signer.sign(message, Hash.SHA256)
+    check_signature(KEY.public_key(), signature, message, Hash.SHA256)
+    assert asked == [SignRequest(Hash.SHA256, message)]
+
+
+def test_a_service_that_takes_nothing_more_in(tmp_path: Path) -> None:
+    """The kernel's buffer is full before the request is out: the limit is for that too."""
+    over, arrived = threading.Event(), bytearray()
+
+    def serve(listener: socket.socket) -> None:
+        sock, _ = listener.accept()
+        with sock:
+            sock.recv(4096)
+            sock.sendall(encode_reply(Done(spki(KEY))))
+            over.wait(LONG)
+            while more := sock.recv(4096):
+                arrived.extend(more)
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "s.sock"))
+        listener.listen()
+        thread = threading.Thread(target=serve, args=(listener,), daemon=True)
+        thread.start()
+        signer = client(tmp_path / "s.sock", SHORT)
+        (link,) = signer._idle
+        link._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)  # the least that there is
+        assert refused(lambda: signer.sign(bytes(MAX_BYTES), Hash.SHA256)).code is SignCode.TIMEOUT
+        over.set()
+        thread.join(LONG)
+    assert 0 < len(arrived) < MAX_BYTES, "the test would say nothing"
+
+
+def test_a_refusal_says_what_would_be_signed(fake: Fake, signer: RemoteSigner) -> None:
+    fake.reply = lambda _: encode_reply(Refusal(SignCode.REFUSED))
+    error = refused(lambda: signer.sign(b"eyJ", Hash.SHA256))
+    assert "--spiffe-id" in error.hint
+    assert "--client-assertion" in error.hint
 
 
 def test_a_message_that_is_too_long_is_not_even_sent(fake: Fake, signer: RemoteSigner) -> None:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.keys.errors import SignCode, SignError
-from sidecar.keys.messages import recognise
+from sidecar.keys.messages import Recognisers
 from sidecar.keys.protection import Protection
 from sidecar.keys.selftest import check_signature, self_test
 from sidecar.keys.signer import Hash
@@ -41,7 +41,7 @@ def test_it_signs_once_what_a_service_signs_too(key: ec.EllipticCurvePrivateKey)
     fake = Fake(key)
     self_test(fake)
     ((message, hash_),) = fake.asked
-    assert recognise(message) == "self-test"
+    assert Recognisers().recognise(message, 0) == "self-test"
     assert hash_ is (Hash.SHA384 if key.curve.key_size == 384 else Hash.SHA256)
 
 

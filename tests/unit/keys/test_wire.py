@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 requests = st.one_of(
     st.just(PublicKeyRequest()),
-    st.builds(SignRequest, st.sampled_from(Hash), st.binary(max_size=MAX_BYTES)),
+    st.builds(SignRequest, st.sampled_from(Hash), st.binary(max_size=300)),
 )
 replies = st.one_of(
     st.builds(Done, st.binary(min_size=1, max_size=MAX_REPLY - HEAD_BYTES)),
@@ -77,6 +77,18 @@ def test_a_request_comes_back_as_it_was(request: Request) -> None:
     assert parse_request(data) == request
     assert in_pieces(parse_request, data) == request
     assert all(parse_request(data[:end]) is None for end in range(len(data)))
+
+
+def test_the_longest_request() -> None:
+    """It fits into the two octets of a length, and is read whole, octet by octet and at no other length."""
+    request = SignRequest(Hash.SHA256, bytes(range(256)) * (MAX_BYTES // 256))
+    assert len(request.message) == MAX_BYTES == 16_384
+    data = encode_request(request)
+    assert len(data) == MAX_REQUEST == 16_389
+    assert data[:5] == bytes.fromhex("01 02 4001 01")
+    assert parse_request(data) == request
+    assert in_pieces(parse_request, data) == request
+    assert outcome(parse_request, data + b"x") is WireCode.EXCESS
 
 
 @given(reply=replies)

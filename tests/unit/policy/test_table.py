@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -8,12 +9,19 @@ from hypothesis import strategies as st
 
 from sidecar.policy.decision import Denial, DenialReason, Permit, Reason
 from sidecar.policy.paths import PathCode, PathError, check_path
-from sidecar.policy.rules import Rule
 from sidecar.policy.table import Table, decide
+from sidecar.tokens.codes import TokenCode
+from sidecar.tokens.outcome import Admitted, KeysWanted, Refused
+from sidecar.tokens.requirement import Requirement
+from tests.support import jwts
 from tests.support.rules import NOW, proven, rule
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from sidecar.identity.peer import Peer
+    from sidecar.policy.rules import Rule
+    from sidecar.policy.token_rules import AskToken
 
 
 def outcome(
@@ -314,22 +322,57 @@ def reference(rules: list[Rule], peer: Peer, method: bytes, path: bytes) -> str 
     return allowing[0].id if allowing else Reason.METHOD_NOT_ALLOWED
 
 
+#: Names of tokens that a rule may ask for.
+TOKENS = st.sampled_from(["red", "blue"])
+VERIFIED = jwts.verified()
+
+
+def asking(one: Rule, token: str | None) -> Rule:
+    """The same rule for requests with that token alone."""
+    return replace(one, token=None if token is None else Requirement(token, "corp", frozenset({"a"})))
+
+
+def meeting(tokens: Iterable[str]) -> AskToken:
+    """Asks about a request that has these tokens, of which real ones have but one."""
+
+    def ask(requirement: Requirement) -> Admitted | Refused:
+        if requirement.key in tokens:
+            return Admitted(requirement, VERIFIED)
+        return Refused(TokenCode.AUDIENCE, requirement)
+
+    return ask
+
+
+ASKING_RULES = st.builds(asking, RULES, st.none() | TOKENS)
+
+
 @given(
-    st.lists(RULES, max_size=8),
+    st.lists(ASKING_RULES, max_size=8),
     PEERS,
     st.sampled_from(["GET", "POST", "OPTIONS", "TRACE"]),
     st.sampled_from(["/", "/x", "/x/", "/x/y", "/y", "/x/y/z", "/x/../y", "*"]),
+    st.frozensets(TOKENS),
 )
 def test_the_compiled_table_decides_as_a_loop_over_the_rules(
-    drawn: list[Rule], peer: Peer, method: str, path: str
+    drawn: list[Rule], peer: Peer, method: str, path: str, met: frozenset[str]
 ) -> None:
     """Look-ups give the rule or reason that looking at every rule in turn gives."""
-    rules = [Rule(f"r{i}", one.caller, one.pins, one.methods, one.paths) for i, one in enumerate(drawn)]
-    assert outcome(rules, peer, method, path) == reference(rules, peer, method.encode(), path.encode())
+    rules = [replace(one, id=f"r{i}") for i, one in enumerate(drawn)]
+    matching = [one for one in rules if one.token is None or one.token.key in met]
+    asked = (peer, method.encode(), path.encode())
+    with_any, expected = reference(rules, *asked), reference(matching, *asked)
+    if isinstance(expected, Reason | PathCode):
+        # Where a rule matches but for its token, that is what is missing.
+        expected = with_any if isinstance(with_any, Reason | PathCode) else TokenCode.AUDIENCE
+    verdict = decide(
+        Table.compile(rules, "v1"), peer, method.encode(), path.encode(), decision_id="d", now=NOW, ask=meeting(met)
+    )
+    assert not isinstance(verdict, KeysWanted)
+    assert (verdict.rule if isinstance(verdict, Permit) else verdict.reason) == expected
 
 
 @given(
-    st.lists(RULES, max_size=8),
+    st.lists(ASKING_RULES, max_size=8),
     PEERS,
     st.sampled_from(["GET", "POST", "OPTIONS", "TRACE", "CONNECT"]) | st.text(max_size=6),
     st.binary(max_size=20) | st.sampled_from([b"/x", b"/x/y", b"*"]),
@@ -338,36 +381,40 @@ def test_the_compiled_table_decides_as_a_loop_over_the_rules(
 def test_a_decision_is_always_given(drawn: list[Rule], peer: Peer, method: str, path: bytes, now: float) -> None:
     """Whatever is asked, decide returns a permit or a denial with a known status; it raises nothing."""
     verdict = decide(Table.compile(drawn, "v"), peer, method.encode(), path, decision_id="d", now=now)
-    assert isinstance(verdict, Permit) or verdict.status in {400, 403, 405}
+    assert isinstance(verdict, Permit) or (isinstance(verdict, Denial) and verdict.status in {400, 401, 403, 405})
 
 
 @given(
-    st.lists(RULES, max_size=4),
+    st.lists(ASKING_RULES, max_size=4),
     PEERS,
     st.lists(
         st.tuples(
-            st.sampled_from([b"GET", b"POST", b"TRACE"]), st.sampled_from([b"/a", b"/b", b"/a/../b"]), st.booleans()
+            st.sampled_from([b"GET", b"POST", b"TRACE"]),
+            st.sampled_from([b"/a", b"/b", b"/x", b"/a/../b"]),
+            st.booleans(),
+            st.frozensets(TOKENS),
         ),
         max_size=8,
     ),
 )
 def test_what_repeats_itself_is_decided_as_if_it_came_for_the_first_time(
-    drawn: list[Rule], peer: Peer, requests: list[tuple[bytes, bytes, bool]]
+    drawn: list[Rule], peer: Peer, requests: list[tuple[bytes, bytes, bool, frozenset[str]]]
 ) -> None:
-    """Invariant: what was decided before on a connection changes no decision on it, not even once a certificate ends."""
+    """Invariant: what was decided before on a connection changes no decision on it, not even once a certificate ends, nor
+    does the token of one request help another."""
     table = Table.compile(drawn, "v1")
     rules = table.for_peer(peer)
-    for method, path, late in requests:
+    for method, path, late, met in requests:
         now = peer.not_after + 1 if late else NOW
-        fresh = decide(table, peer, method, path, decision_id="d", now=now)
-        assert rules.decide(method, path, decision_id="d", now=now) == fresh
+        fresh = decide(table, peer, method, path, decision_id="d", now=now, ask=meeting(met))
+        assert rules.decide(method, path, decision_id="d", now=now, ask=meeting(met)) == fresh
 
 
-def count_lookups(size: int) -> int:
-    """Returns how many dictionary look-ups a decision takes with so many rules."""
+def count_lookups(size: int, token: str | None = None) -> int:
+    """Returns how many look-ups a decision takes with so many rules: in dictionaries, and of the request's token."""
     rules = [rule(f"spiffe://example.org/agent/a{i}/*", paths=["/mcp", f"/t{i}/**"]) for i in range(size)]
     rules.append(rule("spiffe://example.org/agent/**", id="last", paths=["/mcp", "/tools/*"]))
-    table = Table.compile(rules, "v")
+    table = Table.compile([asking(one, token) for one in rules], "v")
     looked = 0
 
     class Counting(dict[object, object]):
@@ -378,7 +425,13 @@ def count_lookups(size: int) -> int:
 
     for name in ("_exact", "_children", "_below"):
         setattr(table, name, Counting(getattr(table, name)))
-    verdict = decide(table, proven(), b"GET", b"/tools/x", decision_id="d", now=NOW)
+
+    def ask(requirement: Requirement) -> Admitted | Refused | KeysWanted:
+        nonlocal looked
+        looked += 1
+        return meeting(["red"])(requirement)
+
+    verdict = decide(table, proven(), b"GET", b"/tools/x", decision_id="d", now=NOW, ask=ask)
     assert isinstance(verdict, Permit)
     assert verdict.rule == "last"
     return looked
@@ -386,3 +439,112 @@ def count_lookups(size: int) -> int:
 
 def test_ten_thousand_rules_take_as_many_lookups_as_ten() -> None:
     assert count_lookups(10) == count_lookups(10_000) > 0
+    assert count_lookups(10, "red") == count_lookups(10_000, "red") == count_lookups(10) + 1
+
+
+# -- rules that ask for a token ---------------------------------------------------------------------------------------
+
+
+def with_token(rules: list[Rule], *met: str, method: str = "GET", path: str = "/mcp", key: int = 1) -> str:
+    """The rule that allows a request with these tokens, or the reason for its denial."""
+    table = Table.compile(rules, "v1")
+    verdict = decide(table, proven(key=key), method.encode(), path.encode(), decision_id="d", now=NOW, ask=meeting(met))
+    assert not isinstance(verdict, KeysWanted)
+    return verdict.rule if isinstance(verdict, Permit) else verdict.reason
+
+
+def test_a_table_says_whether_it_asks_for_tokens() -> None:
+    assert not Table.compile([rule()], "v").asks
+    assert Table.compile([rule(), asking(rule(), "red")], "v").asks
+
+
+def test_rules_with_and_without_tokens_are_a_union() -> None:
+    rules = [
+        asking(rule(id="red"), "red"),
+        asking(rule(id="blue", methods=["POST"]), "blue"),
+        rule(id="get", paths=["/x"]),
+    ]
+    assert with_token(rules, "red") == "red"
+    assert with_token(rules, "blue") == TokenCode.AUDIENCE
+    assert with_token(rules, "blue", method="POST") == "blue"
+    assert with_token(rules, path="/x") == "get"
+    assert with_token(rules, "red", path="/x") == "red"
+    assert with_token(rules) == TokenCode.AUDIENCE
+
+
+def test_the_first_rule_that_matches_is_named_with_tokens_too() -> None:
+    rules = [
+        rule(id="free", methods=["GET"]),
+        asking(rule(id="red"), "red"),
+        asking(rule(id="blue", paths=["/**"]), "blue"),
+    ]
+    for shift in range(3):
+        turned = rules[shift:] + rules[:shift]
+        assert with_token(turned, "red", "blue") == turned[0].id
+
+
+def test_a_rule_is_asked_once_for_all_of_its_paths_and_patterns() -> None:
+    one = asking(rule(id="two", paths=["/mcp", "/**", "/*"], methods=["GET", "POST"], pins=[1, 2]), "red")
+    asked: list[Requirement] = []
+
+    def ask(requirement: Requirement) -> Refused:
+        asked.append(requirement)
+        return Refused(TokenCode.SCOPE, requirement)
+
+    verdict = decide(Table.compile([one], "v"), proven(), b"GET", b"/mcp", decision_id="d", now=NOW, ask=ask)
+    assert isinstance(verdict, Denial)
+    assert (verdict.status, verdict.reason) == (403, TokenCode.SCOPE)
+    assert asked == [one.token]
+
+
+def test_a_token_opens_nothing_that_its_rule_does_not() -> None:
+    rules = [asking(rule(id="red", methods=["GET"], paths=["/mcp"], pins=[1]), "red")]
+    assert with_token(rules, "red") == "red"
+    assert with_token(rules, "red", method="POST") == Reason.METHOD_NOT_ALLOWED
+    assert with_token(rules, "red", path="/x") == Reason.PATH_NOT_ALLOWED
+    assert with_token(rules, "red", path="/mcp/../x") == PathCode.DOT_SEGMENT
+    assert with_token(rules, "red", method="TRACE") == Reason.METHOD_REFUSED
+    assert with_token(rules, "red", key=2) == Reason.PIN_MISMATCH
+
+
+def test_nobody_is_asked_about_a_token_where_something_else_is_wrong() -> None:
+    def ask(_: Requirement) -> Admitted:
+        pytest.fail("a token was looked at")
+
+    table = Table.compile([asking(rule(methods=["GET"], paths=["/mcp"], pins=[1]), "red")], "v")
+    for method, path, peer, now in (
+        (b"POST", b"/mcp", proven(), NOW),
+        (b"GET", b"/x", proven(), NOW),
+        (b"GET", b"//mcp", proven(), NOW),
+        (b"GET", b"/mcp", proven(key=2), NOW),
+        (b"GET", b"/mcp", proven("spiffe://example.org/other"), NOW),
+        (b"GET", b"/mcp", proven(), NOW + 1000),
+    ):
+        verdict = decide(table, peer, method, path, decision_id="d", now=now, ask=ask)
+        assert isinstance(verdict, Denial)
+        assert verdict.refused is None
+
+
+def test_without_anybody_to_ask_a_rule_with_a_token_never_matches() -> None:
+    rules = [asking(rule(), "red")]
+    assert outcome(rules, proven()) == TokenCode.MISSING
+    assert status(rules, "GET", "/") == 401
+
+
+def test_a_connection_that_nobody_looks_into_is_never_allowed_by_a_rule_with_a_token() -> None:
+    red, free = asking(rule(id="red"), "red"), rule(id="free")
+    for rules, expected in (([red], Reason.RULE_NEEDS_REQUEST), ([red, free], "free"), ([free, red], "free")):
+        verdict = Table.compile(rules, "v").for_peer(proven()).decide_connection(decision_id="d", now=NOW)
+        assert (verdict.rule if isinstance(verdict, Permit) else verdict.reason) == expected
+
+
+def test_keys_that_are_wanted_are_asked_for_again_on_the_same_connection() -> None:
+    own = Table.compile([asking(rule(id="red"), "red")], "v").for_peer(proven())
+
+    def keys(requirement: Requirement) -> KeysWanted:
+        return KeysWanted(requirement.issuer)
+
+    assert own.decide(b"GET", b"/", decision_id="1", now=NOW, ask=keys) == KeysWanted("corp")
+    verdict = own.decide(b"GET", b"/", decision_id="1", now=NOW, ask=meeting(["red"]))
+    assert isinstance(verdict, Permit)
+    assert own.decide(b"GET", b"/", decision_id="2", now=NOW, ask=keys) == KeysWanted("corp")

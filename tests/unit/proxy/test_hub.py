@@ -91,3 +91,10 @@ async def test_a_hub_may_be_stopped_twice(tmp_path: Path) -> None:
     async with world(tmp_path) as w:
         w.hub.stop()
         w.hub.stop()
+
+
+async def test_each_issuer_has_threads_of_its_own(tmp_path: Path) -> None:
+    async with world(tmp_path) as w:
+        one, other = (w.hub.issuer_workers("tokens", issuer) for issuer in ("https://a.example", "https://b.example"))
+        assert w.hub.issuer_workers("tokens", "https://a.example") is one
+        assert len({one, other, w.hub.issuer_workers("keys", "https://a.example")}) == 3

@@ -122,7 +122,7 @@ async def test_an_entry_may_set_the_host_that_its_peer_sees(tmp_path: Path) -> N
         service = w.outbound.service
         assert isinstance(service, OutboundService)
         w.outbound.service = OutboundService(
-            w.hub, "tools", own(w.planner), service.routes, service.pool, b"mcp.example"
+            w.hub, "tools", own(w.planner), service.routes, service.lanes, b"mcp.example"
         )
         agent = await w.plain()
         assert (await agent.ask(GET)).status == 200

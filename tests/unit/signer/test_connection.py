@@ -11,18 +11,23 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sidecar.clock import Clock
 from sidecar.keys.errors import SignCode
 from sidecar.keys.messages import MAX_BYTES, self_test_message
 from sidecar.keys.selftest import check_signature
 from sidecar.keys.serial import SerialSigner
 from sidecar.keys.signer import Hash
-from sidecar.keys.wire import Done, PublicKeyRequest, Refusal, SignRequest, encode_request
+from sidecar.keys.software import SoftwareSigner, load
+from sidecar.keys.token_messages import Mandate
+from sidecar.keys.wire import MAX_REQUEST, Done, PublicKeyRequest, Refusal, SignRequest, encode_request
 from sidecar.signer import connection as module
 from sidecar.signer.limits import SignerLimits
 from sidecar.signer.log import UseCode
 from sidecar.sockets import Peer
+from tests.support.ca import Ca
 from tests.support.eventually import soon
 from tests.support.signer_service import Ground, Served, StuckDevice, software_signer
+from tests.support.signing_inputs import longest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,6 +62,31 @@ async def test_byte_by_byte(ground: Ground) -> None:
         client.send(bytes((octet,)))
         await client.writer.drain()
     assert isinstance(await client.reply(), Done)
+
+
+@pytest.mark.parametrize("piece", [MAX_REQUEST, 1000, 1], ids=["whole", "pieces", "byte by byte"])
+async def test_the_longest_token(ground: Ground, piece: int) -> None:
+    planner = Ca(now=Clock().wall()).leaf()
+    service = await ground.start(SoftwareSigner(load(planner.key_pem)), mandate=Mandate(planner.id))
+    client = await ground.client()
+    message = longest(planner, Clock().wall()).message
+    assert len(message) >= MAX_BYTES - 2
+    request = encode_request(SignRequest(Hash.SHA256, message))
+    for start in range(0, len(request), piece):
+        client.send(request[start : start + piece])
+        await client.writer.drain()
+    reply = await client.reply()
+    assert isinstance(reply, Done)
+    check_signature(service.means.signer.public_key, reply.payload, message, Hash.SHA256)
+
+
+async def test_a_long_request_that_does_not_end(ground: Ground) -> None:
+    await ground.start(limits=QUICK)
+    client = await ground.client()
+    client.send(encode_request(SignRequest(Hash.SHA256, bytes(MAX_BYTES)))[:-1])
+    assert await client.ended()
+    (line,) = await ground.lines("refused", 1)
+    assert line["result"] == "signer_peer_slow"
 
 
 @pytest.mark.parametrize("uid", [os.geteuid() + 1, None, -1, 2**32 - 1])

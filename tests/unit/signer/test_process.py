@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from sidecar.keys.errors import SignCode, SignError
 from sidecar.keys.open import Secrets
 from sidecar.keys.spec import KeyFile
+from sidecar.keys.token_messages import Mandate
 from sidecar.signer import process as module
 from sidecar.signer.limits import SignerLimits
 from sidecar.signer.process import Order
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def order(tmp_path: Path) -> Order:
-    return Order(Place(tmp_path / "s.sock"), KeyFile(tmp_path / "k"), Secrets(), SignerLimits())
+    return Order(Place(tmp_path / "s.sock"), KeyFile(tmp_path / "k"), Secrets(), SignerLimits(), Mandate())
 
 
 @pytest.fixture

@@ -1,22 +1,25 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from sidecar.clock import Clock
 from sidecar.keys.errors import SignCode, SignError
 from sidecar.keys.protection import Protection
 from sidecar.keys.serial import SerialSigner
 from sidecar.keys.signer import Hash
+from sidecar.keys.token_messages import Client, Mandate
 from sidecar.keys.wire import Done, PublicKeyRequest, Refusal, encode_request
 from sidecar.signer.limits import SignerLimits
-from tests.support.ca import keypair
+from tests.support.ca import Ca, keypair
 from tests.support.eventually import soon
 from tests.support.signer_service import Ground, StuckDevice, software_signer
+from tests.support.signing_inputs import ISSUER, assertion, self_signed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -96,6 +99,75 @@ async def test_what_no_recogniser_knows_never_reaches_the_device(ground: Ground,
     client.ask_to_sign()
     assert isinstance(await client.reply(), Done), "the connection goes on"
     assert message not in signer.messages
+
+
+now = Clock().wall
+PLANNER = Ca(now=now()).leaf(key=KEY)
+ID = str(PLANNER.id)
+CLIENT = Client(ISSUER, "client 1")
+MANDATE = Mandate(PLANNER.id, frozenset({CLIENT}))
+
+
+def token_for(seconds: float = 0.0, **knobs: Any) -> bytes:
+    return self_signed(PLANNER.der, ID, now() + seconds, **knobs).message
+
+
+def assertion_for(client: str = CLIENT.client_id, seconds: float = 0.0, **knobs: Any) -> bytes:
+    return assertion(client, CLIENT.audience, now() + seconds, **knobs).message
+
+
+async def test_tokens_of_the_mandate(ground: Ground) -> None:
+    signer = Counting()
+    await ground.start(signer, mandate=MANDATE)
+    assert any(
+        "signs=tls13-certificate-verify,self-test,self-signed-token,client-assertion" in said.replace('"', "")
+        for said in ground.messages.lines
+    )
+    client = await ground.client()
+    asked = [token_for(), assertion_for(), HANDSHAKE]
+    for message in asked:
+        client.ask_to_sign(message)
+        assert await client.reply() == Done(b"a signature")
+    assert signer.messages == asked
+    lines = await ground.lines("sign", 3)
+    assert [line["purpose"] for line in lines] == ["self-signed-token", "client-assertion", "tls13-certificate-verify"]
+    assert b"eyJ" not in b"".join(ground.log.lines)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        lambda: token_for(-90),
+        lambda: token_for(90),
+        lambda: token_for(lifetime=301),
+        lambda: token_for(audience=ISSUER),
+        lambda: token_for(alg="ES384"),
+        lambda: self_signed(PLANNER.der, ID + "0", now()).message,
+        lambda: self_signed(Ca(now=now()).leaf("/agent/planner/1").der, ID, now()).message,
+        lambda: assertion_for(ID),
+        lambda: assertion_for(seconds=-90),
+        lambda: assertion_for(lifetime=61),
+        lambda: token_for() + b".c2ln",
+    ],
+)
+async def test_tokens_beside_the_mandate(ground: Ground, message: Callable[[], bytes]) -> None:
+    signer = Counting()
+    await ground.start(signer, mandate=MANDATE)
+    client = await ground.client()
+    client.ask_to_sign(message())
+    assert await client.reply() == Refusal(SignCode.REFUSED)
+    (line,) = await ground.lines("sign", 1)
+    assert (line["purpose"], line["result"]) == (None, "signer_refused")
+    assert signer.messages == []
+
+
+async def test_no_tokens_without_a_mandate(ground: Ground) -> None:
+    await ground.start(Counting())
+    client = await ground.client()
+    for message in (token_for(), assertion_for(), assertion_for(ID)):
+        client.ask_to_sign(message)
+        assert await client.reply() == Refusal(SignCode.REFUSED)
+    assert [line["purpose"] for line in await ground.lines("sign", 3)] == [None] * 3
 
 
 @pytest.mark.parametrize(("curve", "other"), [(ec.SECP256R1, Hash.SHA384), (ec.SECP384R1, Hash.SHA256)])

@@ -30,6 +30,7 @@ FIELDS = {
     "policy_version": "policy.version",
     "session_id": "session.id",
     "trace_id": "trace.id",
+    "incident": "incident",
     "error": "error",
 }
 
@@ -81,7 +82,7 @@ def test_a_whole_line() -> None:
 
 
 def test_the_names_are_those_of_every_attribute() -> None:
-    own = {field.name for field in dataclasses.fields(Record)} - {"time", "event", "contexts"}
+    own = {field.name for field in dataclasses.fields(Record)} - {"time", "event", "contexts", "token"}
     assert own == set(FIELDS)
 
 

@@ -21,6 +21,7 @@ from sidecar.telemetry.metrics import Metrics
 from sidecar.telemetry.record import CONTEXT_FIELDS, Decision, Event
 from sidecar.telemetry.sink import SinkCode
 from sidecar.tls.failure import SigningCode, TlsCode, is_alert
+from sidecar.tokens.codes import SourceCode, TokenCode
 
 if TYPE_CHECKING:
     from enum import StrEnum
@@ -52,6 +53,8 @@ def table_words(text: str) -> set[str]:
         AddressCode,
         BindCode,
         SinkCode,
+        SourceCode,
+        TokenCode,
         SignCode,
         SigningCode,
         UseCode,
@@ -72,7 +75,8 @@ def test_every_tls_failure_is_documented_and_alerts_as_a_group() -> None:
 def test_every_field_is_documented() -> None:
     own = {"time", "event", "bytes_sent", "bytes_received", "duration_ms", "error", "decision"}
     dotted = {"http.method", "http.path", "http.status", "decision.rule", "decision.reason", "decision.id"}
-    others = {"policy.version", "session.id", "trace.id"}
+    others = {"policy.version", "session.id", "trace.id", "incident"}
+    others |= {f"token.{name}" for name in ("issuer", "subject", "id", "scopes")}
     assert (own | dotted | others | set(CONTEXT_FIELDS.values())) - table_words(LOG) == set()
     assert {f"`{decision.value}`" for decision in Decision} <= set(re.findall(r"`\w+`", LOG))
 

@@ -84,11 +84,13 @@ class Job(Generic[T]):
 class Workers:
     """A bounded set of daemon threads with a bounded queue before them; threads are started when there is work.
 
-    ``submit`` and ``late`` are for the event loop's thread alone.
+    One that had no work for ``patience`` seconds ends; without that they stay. ``submit`` and ``late`` are for the event
+    loop's thread alone.
     """
 
-    def __init__(self, name: str, threads: int, waiting: int) -> None:
+    def __init__(self, name: str, threads: int, waiting: int, *, patience: float | None = None) -> None:
         self.limit = waiting
+        self._patience = patience
         self._name = name
         self._most = threads
         self._changed = threading.Condition()
@@ -144,7 +146,10 @@ class Workers:
             with self._changed:
                 self._idle += 1
                 while not self._waiting:
-                    self._changed.wait()
+                    if not self._changed.wait(self._patience) and not self._waiting:
+                        self._idle -= 1
+                        self._threads -= 1
+                        return
                 self._idle -= 1
                 job = next(iter(self._waiting))
                 del self._waiting[job]

@@ -168,6 +168,7 @@ class Reloader:
             if generation.pools.get(key) is not pool:
                 pool.retire()
         tokens.took_over(generation.tokens, old.tokens)
+        hub.keep_issuers(generation.tokens.issuers)
         distrusted = bundle.changed(old.loaded.material.bundles, generation.loaded.material.bundles)
         for connection in list(hub.connections):
             self._review(connection, distrusted)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sidecar.app.token_sources import tools
+from sidecar.app.token_sources import issuer_workers, tools
 from sidecar.app.tokens import content
 from sidecar.proxy.inbound_tokens import TokenCheck
 from sidecar.tokens.issuer.client import IssuerClient
@@ -46,9 +46,8 @@ def _keys(hub: Hub, generation: Generation, number: int, kept: Generation) -> Is
     issuer, files = generation.loaded.config.issuers[number], generation.loaded.token_files
     key = (issuer, content(files.get(issuer.reach.ca) if issuer.reach.ca else None))
     keys = kept.tokens.keys.get(key)
+    workers = issuer_workers(hub, generation, "keys", issuer.issuer)
     if keys is None:
-        keys = IssuerKeys(
-            issuer, IssuerClient(issuer.reach, files, hub.issuer_workers("keys", issuer.issuer)), tools(hub)
-        )
+        keys = IssuerKeys(issuer, IssuerClient(issuer.reach, files, workers), tools(hub))
     generation.tokens.keys[key] = keys
     return keys

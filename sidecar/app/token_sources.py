@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sidecar.app.build import Generation
     from sidecar.config.values import Outbound
     from sidecar.proxy.hub import Hub
+    from sidecar.threads import Workers
     from sidecar.tokens.settings import SourceSettings
     from sidecar.tokens.sources.source import TokenSource
 
@@ -26,6 +27,12 @@ if TYPE_CHECKING:
 def tools(hub: Hub) -> Tools:
     """What every lease and every issuer's keys need."""
     return Tools(hub.clock, hub.messages, hub.metrics)
+
+
+def issuer_workers(hub: Hub, generation: Generation, purpose: str, issuer: str) -> Workers:
+    """Returns the threads that talk to an issuer, and notes that this configuration has it."""
+    generation.tokens.issuers.add((purpose, issuer))
+    return hub.issuer_workers(purpose, issuer)
 
 
 def lease(hub: Hub, generation: Generation, entry: Outbound, kept: Generation) -> Lease:
@@ -38,7 +45,9 @@ def lease(hub: Hub, generation: Generation, entry: Outbound, kept: Generation) -
     if found is None or found.closed:
         found = Lease(settings, source, where, tools(hub), entry=entry.name, hardware=_hardware(generation))
     generation.tokens.leases[key] = found
-    generation.tokens.sources[found] = source
+    if isinstance(settings, OAuth2Source | SelfSignedSource):
+        # The others know nothing of us, and what they have seen of their file or command would be lost.
+        generation.tokens.sources[found] = source
     return found
 
 
@@ -59,7 +68,7 @@ def _source(hub: Hub, generation: Generation, settings: SourceSettings) -> Token
     signer = generation.key.signer
     files, secrets = loaded.token_files, loaded.token_secrets
     issuer = settings.issuer if isinstance(settings, OAuth2Source) else ""
-    workers = (hub.issuer_workers("tokens", issuer), hub.token_local)
+    workers = (issuer_workers(hub, generation, "tokens", issuer), hub.token_local)
     return make.make(settings, Means(own.svid, credentials, signer, hub.clock, *workers, files, secrets))
 
 

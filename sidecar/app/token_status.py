@@ -56,14 +56,14 @@ def status(sources: Iterable[SourceSettings], parts: TokenParts) -> list[dict[st
 def _source_status(settings: SourceSettings, parts: TokenParts) -> dict[str, Any]:
     from sidecar.tokens.settings import OAuth2Source, SelfSignedSource  # noqa: PLC0415 - where there are any
 
-    shown: dict[str, Any] = {"name": settings.name, "kind": settings.kind}
+    shown: dict[str, Any] = {"name": settings.name, "kind": settings.kind, "audience": None, "scopes": []}
     if isinstance(settings, OAuth2Source):
         shown |= {"issuer": settings.issuer, "client_auth": str(settings.client_auth), "scopes": list(settings.scopes)}
-        shown["audience"] = settings.resource or settings.audience
+        shown |= {"audience": settings.audience, "resource": settings.resource}
         if settings.client_secret is not None:
             shown["known_gap"] = "a static client secret"
     elif isinstance(settings, SelfSignedSource):
-        shown |= {"audience": settings.audience, "scopes": []}
+        shown["audience"] = settings.audience
     shown["helper"] = settings.keeping.helper
     if (helper := parts.helpers.get(settings.name)) is not None:
         given = helper.status()

@@ -58,6 +58,8 @@ class TokenParts:
         self.origins: dict[Lane, Origin] = {}
         #: By all that an issuer's keys depend on.
         self.keys: dict[Hashable, IssuerKeys] = {}
+        #: The issuers that are talked to, as `sidecar.proxy.hub.Hub.issuer_workers` calls them.
+        self.issuers: set[tuple[str, str]] = set()
         #: By the names of inbound entries.
         self.leaves: dict[str, RecentLeaves] = {}
         self.judge: Judge | None = None
@@ -106,10 +108,12 @@ def make_lanes(
     lease = lease_of(hub, generation, entry, kept)
     old = kept.tokens.lanes.get(entry.name)
     if old is not None and old.present.pool is pool and old.present.lease is lease:
+        _hold(generation, old.present, kept)
+        if old.before is not None and not _may_go_on(old.before, old.present, generation, kept, hub.clock.wall()):
+            old = Lanes(old.present, hub.clock)  # its authority, say, was removed by now
+        if old.before is not None:
+            _hold(generation, old.before, kept)
         parts.lanes[entry.name] = old
-        for lane in (old.present, old.before):
-            if lane is not None:
-                _hold(generation, lane, kept)
         return old
     svid = generation.own.svid
     present = Lane(pool, lease, svid.not_after)
@@ -134,7 +138,7 @@ def _hold(generation: Generation, lane: Lane, kept: Generation) -> None:
 def _may_go_on(before: Lane, present: Lane, generation: Generation, kept: Generation, now: float) -> bool:
     """Says whether the lane before serves on for a while: only if nothing that it is made of was taken away."""
     lease, then = before.lease, kept.tokens.origins[before]
-    if lease is None or present.lease is None or lease is present.lease or not before.ready:
+    if lease is None or present.lease is None or lease is present.lease or not before.held:
         return False
     if before.pool.retired or before.pool is present.pool:
         return False

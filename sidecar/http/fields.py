@@ -153,12 +153,17 @@ def outgoing_framing(head: ResponseHead, minor: int) -> Framing:
     return framing
 
 
-def forward_trailers(fields: Iterable[Field], connection: frozenset[bytes] = _NOTHING) -> bytes:
-    """The field block of those trailers that may go on; ``connection`` are the options of the message's head."""
+def forward_trailers(
+    fields: Iterable[Field], connection: frozenset[bytes] = _NOTHING, strip: frozenset[bytes] = _NOTHING
+) -> bytes:
+    """The field block of those trailers that may go on; ``connection`` are the options of the message's head.
+
+    ``strip`` are further folded names to leave out, as in `forward_request`.
+    """
     parts: list[bytes] = []
     for lower, name, value in fields:
         folded = lower.translate(_FOLD)
-        if lower in connection or folded in _TRAILER_DROPPED:
+        if lower in connection or folded in _TRAILER_DROPPED or folded in strip:
             continue
         if folded.startswith(_TRAILER_PREFIXES) and folded not in _TRAILER_KEPT:
             continue

@@ -99,7 +99,7 @@ class SelfSigned:
             and header["typ"] == "sidecar+jwt"
             and claims["iss"] == claims["sub"] == self.spiffe_id
             and is_name(claims["aud"])
-            and claims["aud"] not in self.reserved
+            and _origin(claims["aud"]) not in {_origin(each) for each in self.reserved}
             and _is_short(claims, SELF_SIGNED_SECONDS, now)
             and self._is_bound(header["x5c"], claims["cnf"])
         )
@@ -164,6 +164,11 @@ def _bytes(part: bytes) -> bytes:
 
 def _base64url(data: bytes) -> str:
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
+
+
+def _origin(name: str) -> str:
+    """Scheme, host and port of a URL, in lower case: an issuer may take those of its endpoints for its own name."""
+    return "/".join(name.split("/", 3)[:3]).lower() if "://" in name else name
 
 
 def _algorithm(public_key: ec.EllipticCurvePublicKey) -> str:

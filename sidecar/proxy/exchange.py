@@ -98,7 +98,7 @@ class Exchange(Ending):
         #: What waits for a connection.
         self._pending: list[bytes] = []
         #: What was sent of the body, as long as it may have to be sent again.
-        self._kept: list[bytes] | None = []
+        self._kept: bytearray | None = bytearray()
         self._renewed = False  # sent again, with another token
 
     # -- the request ----------------------------------------------------------------------------------------------
@@ -181,7 +181,7 @@ class Exchange(Ending):
         """The request is complete."""
         self.request_done = True
         if self._chunked_in and not self.response_done:
-            piece = last_chunk(forward_trailers(trailers, self.head.connection))
+            piece = last_chunk(forward_trailers(trailers, self.head.connection, self.service.strip))
             if self.upstream is not None:
                 self._keep(piece)
                 self.upstream.stream.send(piece)
@@ -219,7 +219,7 @@ class Exchange(Ending):
             self.fail(error.code, error.cause, text=str(error))
             return
         self._task = None
-        if self.pool.retired:
+        if self.pool.retired or self._overtaken:
             upstream.drop()
             self._begin_again()
             return
@@ -229,12 +229,22 @@ class Exchange(Ending):
     def _begin_again(self) -> None:
         """A reload came while we dialled: who was proven then may not be who is meant now. Nothing was sent yet."""
         service = self.down.listener.service
-        if service is self.service and self.pool is service.pool:  # its entry is gone
+        if self.down.outdated is not None or (
+            service is self.service and self.pool is service.pool
+        ):  # its entry is gone
             self.fail(ProxyCode.UPSTREAM_GONE)
             return
         if self._move_to(service):
             self._decide(self.down.hub.ids.next())
             self._flush_upstream()
+
+    @property
+    def _overtaken(self) -> bool:
+        """Whether a reload came since its token was chosen: the entry may have another one now, none, or its first."""
+        service = self.down.listener.service
+        if service is self.service:
+            return False
+        return self.credential is not None or service.kind is not Kind.HTTP or bool(service.strip)
 
     def _flush_upstream(self) -> None:
         if self.upstream is not None:
@@ -284,7 +294,10 @@ class Exchange(Ending):
             and isinstance(permit, Permit)
             and self.pool.may_retry()
         ):
-            self._connect(permit, fresh=True)
+            if self._overtaken:
+                self._begin_again()
+            else:
+                self._connect(permit, fresh=True)
             return
         self.fail(code, None if cause is None else cause.code)
 
@@ -346,8 +359,8 @@ class Exchange(Ending):
         kept = self._kept
         if self.credential is None or kept is None:
             return
-        kept.append(piece)
-        if self.bytes_received > KEPT_BYTES:
+        kept += piece
+        if len(kept) > KEPT_BYTES:
             self._kept = None
 
     def _renew(self) -> bool:
@@ -362,7 +375,7 @@ class Exchange(Ending):
         self._renewed = True
         self.upstream, self.credential = None, None
         upstream.drop()
-        self._pending, self._kept = kept, []
+        self._pending, self._kept = [bytes(kept)] if kept else [], bytearray()
         # Not from here: the upstream that called is at work on what it has read.
         self.down.hub.loop.call_soon(self._begin_renewed)
         return True

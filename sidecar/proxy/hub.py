@@ -12,6 +12,7 @@ from sidecar.threads import Workers
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Collection
 
     from sidecar.clock import Clock
     from sidecar.http.limits import HttpLimits
@@ -36,6 +37,9 @@ LAST_STEP_THREADS = 2
 #: wait for them.
 TOKEN_THREADS = 4
 TOKEN_QUEUE = 128
+#: After so many seconds without work a thread that talks to issuers ends: there may be many of them, and they rest most of
+#: the time.
+ISSUER_PATIENCE = 60.0
 
 
 @dataclass(slots=True)
@@ -83,8 +87,13 @@ class Hub:
         """
         place = (purpose, issuer)
         if place not in self._issuers:
-            self._issuers[place] = Workers(f"issuer-{purpose}", TOKEN_THREADS, TOKEN_QUEUE)
+            name = f"issuer-{purpose}"
+            self._issuers[place] = Workers(name, TOKEN_THREADS, TOKEN_QUEUE, patience=ISSUER_PATIENCE)
         return self._issuers[place]
+
+    def keep_issuers(self, places: Collection[tuple[str, str]]) -> None:
+        """Forgets the threads of all other issuers: a reload has removed them. What they are at goes on."""
+        self._issuers = {place: workers for place, workers in self._issuers.items() if place in places}
 
     @property
     def handshakes(self) -> int:

@@ -73,6 +73,7 @@ class InboundService:
         self.policy_version = table.version
         self.pool = pool
         self.tokens = tokens
+        self.strip = frozenset() if tokens is None else tokens.strip
         self.counters = Counters(hub.metrics, self.direction, name)
 
     def stream(self, user: Downstream) -> Stream:

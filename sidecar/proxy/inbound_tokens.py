@@ -75,8 +75,8 @@ class TokenCheck:
         self.leaves = leaves
         # Of every rule: a caller that another rule lets through must not write what this rule would have set.
         named = {name for rule in rules if rule.token is not None for name, _ in rule.token.headers}
-        self._strip = frozenset(fold(name.lower()) for name in named)
-        self._strip_with_token = self._strip | _AUTHORIZATION
+        self.strip = frozenset(fold(name.lower()) for name in named)
+        self._strip_with_token = self.strip | _AUTHORIZATION
 
     def asker(self, exchange: Exchange, now: float, before: Asker | None = None) -> Asker:
         """Returns what decides about the token of one request; ``now`` is in seconds since the epoch.
@@ -97,9 +97,9 @@ class TokenCheck:
     def forwarded(self, admitted: Admitted | None) -> tuple[bytes, frozenset[bytes]]:
         """Returns the field lines for the agent, and the folded names of those of the caller's that stay behind."""
         if admitted is None:
-            return b"", self._strip
+            return b"", self.strip
         requirement, token = admitted
-        strip = self._strip if requirement.pass_token else self._strip_with_token
+        strip = self.strip if requirement.pass_token else self._strip_with_token
         if not requirement.headers:
             return b"", strip
         lines = [_line(name, token.claims.get(claim)) for name, claim in requirement.headers]

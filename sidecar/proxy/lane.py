@@ -32,6 +32,11 @@ class Lane:
         """Whether a request can be sent at once, as far as tokens go."""
         return self.lease is None or self.lease.current() is not None
 
+    @property
+    def held(self) -> bool:
+        """The same, without renewing anything by looking."""
+        return self.lease is None or self.lease.held
+
     def retire(self) -> None:
         """Takes no further request; its token is revoked where that can be done."""
         self.pool.retire()
@@ -65,4 +70,4 @@ class Lanes:
 
     def serving(self) -> Lane:
         """Returns the lane that serves now, without changing anything: what a successor may go on with for a while."""
-        return self.present if self.before is None or self.present.ready else self.before
+        return self.present if self.before is None or self.present.held else self.before

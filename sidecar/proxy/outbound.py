@@ -99,7 +99,7 @@ class OutboundService:
         self.host = host
         lease = lanes.present.lease
         # The agent's own value of the field that we set is removed in any case: also where no token could be had.
-        self._strip = frozenset() if lease is None else frozenset((fold(lease.field.name.lower()),))
+        self.strip = frozenset() if lease is None else frozenset((fold(lease.field.name.lower()),))
         self._unreached = Context.of(dst_addr=self.pool.destination.text)
 
     def stream(self, user: Downstream) -> Stream:
@@ -130,9 +130,9 @@ class OutboundService:
     def outgoing(self, exchange: Exchange) -> bytes:
         """Writes the head for the peer; ``Host`` is as received unless the entry overrides it."""
         credential = exchange.credential
-        if credential is None and self._strip:
+        if credential is None and self.strip:
             raise RuntimeError("a request without its token reached the upstream")
-        return head_bytes(exchange, b"" if credential is None else credential.line, self.host, self._strip)
+        return head_bytes(exchange, b"" if credential is None else credential.line, self.host, self.strip)
 
     def told(self, exchange: Exchange) -> str:
         """Says that we asked the peer for what; who that is stands there once it was proven."""

@@ -43,6 +43,8 @@ class Service(Entry, Protocol):
 
     pool: Pool
     counters: Counters
+    #: Folded names of fields that it sets, or may set: the sender's own never go on, in the head or behind the body.
+    strip: frozenset[bytes]
 
     def stream(self, user: Downstream) -> Stream:
         """Makes the stream of a new downstream connection."""

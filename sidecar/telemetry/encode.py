@@ -29,6 +29,8 @@ _METHODS: dict[str | bytes, str] = {
 _THREE = tuple(f"{number:03d}" for number in range(1000))
 #: Outcomes remembered; a policy has as many as it has rules and reasons.
 OUTCOMES = 1024
+#: Texts of tokens are remembered up to this size of what is in them.
+REMEMBERED_CHARACTERS = 1024
 
 
 class _Stamp:
@@ -138,9 +140,16 @@ def encode_request(
     ).encode("ascii")
 
 
-@lru_cache(maxsize=OUTCOMES)
 def token_part(issuer: str, subject: str | None, token_id: str | None, scopes: frozenset[str]) -> str:
     """Returns the part of a line that says which token came along, never the token; remembered, as it comes again."""
+    # What a caller writes into a token of its own making is not kept beyond it.
+    size = len(issuer) + len(subject or "") + len(token_id or "") + sum(map(len, scopes))
+    make = _token_part if size <= REMEMBERED_CHARACTERS else _token_part.__wrapped__
+    return make(issuer, subject, token_id, scopes)
+
+
+@lru_cache(maxsize=OUTCOMES)
+def _token_part(issuer: str, subject: str | None, token_id: str | None, scopes: frozenset[str]) -> str:
     line = f',"token.issuer":{quoted(issuer)}'
     if subject is not None:
         line += f',"token.subject":{quoted(subject)}'

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from sidecar.identity.bundle import Bundles
     from sidecar.identity.peer import Peer
+    from sidecar.tokens.jws import Jws
     from sidecar.tokens.leaves import RecentLeaves
     from sidecar.tokens.settings import Issuer
 
@@ -91,7 +92,7 @@ class Memory:
 class Judge:
     """One for each configuration. ``memory`` may be handed on from one to the next: it names what was checked with."""
 
-    __slots__ = ("_bundles", "_issuers", "_keys", "_trust_version", "memory")
+    __slots__ = ("_bundles", "_issuers", "_keys", "_last", "_trust_version", "memory")
 
     def __init__(
         self,
@@ -104,6 +105,8 @@ class Judge:
         self._keys = keys
         self._bundles = bundles
         self._trust_version = trust_version(bundles)
+        #: The token that was taken apart last, and its SHA-256: for the next rule that asks about it.
+        self._last: tuple[bytes, Jws] | None = None
         self.memory = Memory() if memory is None else memory
 
     def judge(self, requirement: Requirement, presented: Presented, leaves: RecentLeaves, now: float) -> Outcome:
@@ -137,7 +140,7 @@ class Judge:
         return self._check(requirement, presented.token, place, now, waited=presented.waited)
 
     def _check_self_signed(self, requirement: Requirement, token: bytes, place: _Place, now: float) -> Verified:
-        jws = parse(token)
+        jws = self._parsed(token, place[0])
         _check_use(requirement, read_self_signed(jws)[1], LEEWAY, now)
         verified = verify_self_signed(token, jws, self._bundles, now)
         self.memory.put(place, Known(self._trust_version, verified, len(token)))
@@ -147,7 +150,7 @@ class Judge:
         self, requirement: Requirement, token: bytes, place: _Place, now: float, *, waited: bool
     ) -> Verified | Refused | KeysWanted:
         issuer, holder = self._issuers[requirement.issuer], self._keys[requirement.issuer]
-        jws = parse(token)
+        jws = self._parsed(token, place[0])
         header = read_header(jws.header, algorithms=issuer.algorithms, typ=issuer.typ)
         said = read_claims(jws.claims)
         if said.issuer != issuer.issuer:
@@ -165,6 +168,11 @@ class Judge:
         verified = replace(said, key_id=header.key_id)
         self.memory.put(place, Known(keys.version, verified, len(token)))
         return verified
+
+    def _parsed(self, token: bytes, digest: bytes) -> Jws:
+        if self._last is None or self._last[0] != digest:
+            self._last = (digest, parse(token))
+        return self._last[1]
 
     # -- whether it helps this request ------------------------------------------------------------------------------------
 

@@ -33,8 +33,12 @@ REFRESH: Final = (0.6, 0.8)
 _MARGIN: Final = (0.1, 5.0)
 #: After a failure: the first pause and the longest, in seconds. Each is twice the one before, less a random part.
 PAUSES: Final = (1.0, 60.0)
-#: How often a source is asked whether it would give another token now, in seconds: one has to look at a file for that.
-LOOK_SECONDS: Final = 1.0
+#: How often a source that is watched is asked whether it would give another token now, in seconds. Beyond twice that a
+#: request waits for the answer.
+LOOK_SECONDS: Final = 0.5
+#: Where no token is kept: how many are fetched at once, and for how many requests in all; one more fails.
+UNKEPT_AT_ONCE: Final = 4
+UNKEPT: Final = 128
 #: After a 401 that took a token with it the next one keeps its token for so long, in seconds: it may not be the token.
 REJECTION_SECONDS: Final = 10.0
 
@@ -68,10 +72,14 @@ class Lease:
         self._failures = 0
         self._error: SourceCode | None = None
         self._not_before = 0.0
-        self._look = 0.0
+        #: When it was last known that the source has no other token, and what waits to know it again.
+        self._looked = 0.0
+        self._looking: asyncio.Future[None] | None = None
+        self._alone = 0
         self._rejected = float("-inf")
         self._refreshed: float | None = None
         self._closed = False
+        self._turns = asyncio.Semaphore(UNKEPT_AT_ONCE)
 
     # -- what a request asks ----------------------------------------------------------------------------------------
 
@@ -81,8 +89,10 @@ class Lease:
         if credential is None:
             return None
         now = self._tools.clock.monotonic()
-        if now >= credential.until or self._over(credential.token) or self._replaced(now):
+        if now >= credential.until or self._over(credential.token):
             self._credential = None
+            return None
+        if self.source.watched and not self._seen(now):
             return None
         if now >= credential.refresh and self._fetching is None and now >= self._not_before:
             self._begin()
@@ -94,8 +104,9 @@ class Lease:
         Raises SourceError, at once where the source failed a moment ago.
         """
         if not self.settings.keeping.cache:
-            self._check_pause()
-            return await self._fetch()
+            return await self._fetch_alone()
+        if self._credential is not None and self.source.watched:
+            await self._look_again()
         credential = self.current()
         if credential is not None:
             return credential
@@ -117,12 +128,13 @@ class Lease:
         Returns whether a new one may do better. Not where one was dropped for the same reason a moment ago: then it is
         not for the token that the upstream says no, and the issuer is not asked once for each request.
         """
+        if self._credential is not credential and self.settings.keeping.cache:
+            return True  # it was replaced already, or is being: a new one costs nothing
         now = self._tools.clock.monotonic()
         if now - self._rejected < REJECTION_SECONDS:
             return False
         self._rejected = now
-        if self._credential is credential:
-            self._credential = None
+        self._credential = None
         return True
 
     # -- what operators see -----------------------------------------------------------------------------------------
@@ -146,6 +158,12 @@ class Lease:
             "refreshed": self._refreshed,
             "error": self._error,
         }
+
+    @property
+    def held(self) -> bool:
+        """Whether there is a token that has not come to its end; looks at nothing else."""
+        credential = self._credential
+        return credential is not None and self._tools.clock.monotonic() < credential.until
 
     @property
     def closed(self) -> bool:
@@ -183,12 +201,37 @@ class Lease:
         """Whether it has expired by the wall clock, which may have moved, as in a machine that slept."""
         return token.expires is not None and self._tools.clock.wall() >= token.expires
 
-    def _replaced(self, now: float) -> bool:
-        """Whether the source would give another token, as far as it was asked lately. ``now`` is monotonic."""
-        if now < self._look:
-            return False
-        self._look = now + LOOK_SECONDS
-        return self.source.changed()
+    def _seen(self, now: float) -> bool:
+        """Whether it is known of late that nobody replaced or withdrew the token; looks again where that is due.
+
+        ``now`` is monotonic. Under steady traffic nobody waits for that.
+        """
+        age = now - self._looked
+        if age > LOOK_SECONDS and self._looking is None:
+            self._begin_look()
+        return age <= 2 * LOOK_SECONDS
+
+    def _begin_look(self) -> asyncio.Future[None]:
+        self._looking = done = asyncio.get_running_loop().create_future()
+        spawn(self._look(done), name="token-look")
+        return done
+
+    async def _look_again(self) -> None:
+        if self._tools.clock.monotonic() - self._looked > LOOK_SECONDS:
+            await asyncio.shield(self._looking or self._begin_look())
+
+    async def _look(self, done: asyncio.Future[None]) -> None:
+        try:
+            began = self._tools.clock.monotonic()
+            if await self.source.changed() and (self._fetching is not None or began >= self._not_before):
+                if self._fetching is None:
+                    self._begin()
+                assert self._fetching is not None  # noqa: S101 - begun above
+                await asyncio.wait([self._fetching])
+            self._looked = began
+        finally:
+            self._looking = None
+            done.set_result(None)
 
     def _check_pause(self) -> None:
         if self._closed or self._tools.clock.monotonic() < self._not_before:
@@ -208,7 +251,7 @@ class Lease:
         except SourceError as error:
             future.set_exception(error)
         except BaseException:
-            future.cancel()
+            future.set_exception(SourceError(SourceCode.BAD_ANSWER, "the token source failed unexpectedly"))
             raise
         else:
             if self._closed:
@@ -223,6 +266,19 @@ class Lease:
         """It came after the entry was gone."""
         self._credential = credential
         await self.close()
+
+    async def _fetch_alone(self) -> Credential:
+        """Fetches a token for one request, where none is kept; only so many at once."""
+        self._check_pause()
+        if self._alone >= UNKEPT:
+            raise SourceError(SourceCode.BUSY, f"{UNKEPT} requests wait for a token of {self.settings.name} already")
+        self._alone += 1
+        try:
+            async with self._turns:
+                self._check_pause()
+                return await self._fetch()
+        finally:
+            self._alone -= 1
 
     async def _fetch(self) -> Credential:
         try:
@@ -239,7 +295,7 @@ class Lease:
         self._failures, self._error, self._not_before = 0, None, 0.0
         self._refreshed = tools.clock.wall()
         tools.metrics.tokens_refreshed_total.labels(self.settings.name, "ok").inc()
-        now = tools.clock.monotonic()
+        self._looked = now = tools.clock.monotonic()
         life = keeping.max_lifetime if token.lifetime is None else min(token.lifetime, keeping.max_lifetime)
         margin = min(life * _MARGIN[0], _MARGIN[1])
         refresh = now + life * random.uniform(*REFRESH)  # noqa: S311 - spreads load, keeps no secret
@@ -248,11 +304,15 @@ class Lease:
     def _failed(self, error: SidecarError) -> SourceError:
         tools = self._tools
         found = error if isinstance(error, SourceError) else SourceError(SourceCode.SIGNING, str(error))
+        tools.metrics.tokens_refreshed_total.labels(self.settings.name, str(found.code)).inc()
+        if found.code is SourceCode.BUSY:  # it was not even asked
+            return found
+        if found.code is SourceCode.FILE:  # what was withdrawn is not sent any more
+            self._credential = None
         self._failures += 1
         self._error = found.code
         pause = min(PAUSES[0] * 2.0 ** min(self._failures - 1, 16), PAUSES[1])
         self._not_before = tools.clock.monotonic() + pause * random.uniform(0.5, 1.0)  # noqa: S311 - as above
-        tools.metrics.tokens_refreshed_total.labels(self.settings.name, str(found.code)).inc()
         tools.messages.warning(
             f"no token: {found}", source=self.settings.name, entry=self.entry, code=str(found.code), hint=found.hint
         )

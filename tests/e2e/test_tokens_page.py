@@ -95,7 +95,7 @@ def test_the_figures_are_those_of_the_code() -> None:
         "the last tenth, at most 5 s",
         f"after {pauses[0]:g} s, then twice as long each time, up to {pauses[1]:g} s",
         f"After another 401 within {lease.REJECTION_SECONDS:g} s",
-        f"noticed within {lease.LOOK_SECONDS:g} s",
+        f"noticed within {2 * lease.LOOK_SECONDS:g} s",
         f"if its body has at most {exchange.KEPT_BYTES // 1024} KiB",
         f"`max_lifetime`** ({settings.MAX_LIFETIME / 60:g} minutes)",
         f"for at most {REVOKE_SECONDS:g} s",

@@ -37,7 +37,9 @@ class Scripted:
     values: list[str] = field(default_factory=list)
     fetches: int = 0
     revoked: list[str] = field(default_factory=list)
+    watched: bool = False
     replaced: bool = False
+    looks: int = 0
     gate: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
@@ -61,7 +63,8 @@ class Scripted:
             raise self.failing
         self.revoked.append(token.value)
 
-    def changed(self) -> bool:
+    async def changed(self) -> bool:
+        self.looks += 1
         return self.replaced
 
 

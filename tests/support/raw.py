@@ -1,4 +1,7 @@
-"""A server of bytes in threads, and tunnels of whole processes in front of it."""
+"""A server of bytes in threads, and tunnels of whole processes in front of it.
+
+The server is also for interpreters that lack what whole processes need.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +13,14 @@ import struct
 import threading
 from typing import TYPE_CHECKING, Any, Self
 
-from tests.support.processes import LOOPBACK, PLANNER, Sidecar, Site, inbound, outbound
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tests.support.processes import Sidecar, Site
+
     Conversation = Callable[[socket.socket], None]
 
+LOOPBACK = "127.0.0.1"
 #: What SO_LINGER takes to make the end of a socket a reset.
 RESET = struct.pack("ii", 1, 0)
 SECONDS = 20
@@ -174,11 +178,15 @@ def server(site: Site, conversation: Conversation = echo) -> Raw:
 
 def into(name: str, port: int, caller: str) -> dict[str, Any]:
     """An inbound entry that carries connections of that caller to a local port."""
+    from tests.support.processes import inbound
+
     return inbound(name, port, [{"caller": caller}]) | {"forward": f"tcp://{LOOPBACK}:{port}"}
 
 
 def out_to(name: str, port: int) -> dict[str, Any]:
     """An outbound entry that carries connections to the tools' sidecar at that port."""
+    from tests.support.processes import outbound
+
     entry = outbound(name, port, protocol="tcp")
     del entry["hosts"]
     return entry
@@ -186,6 +194,8 @@ def out_to(name: str, port: int) -> dict[str, Any]:
 
 def tools(site: Site, raw: Raw | int, **parts: Any) -> Sidecar:
     """The sidecar of the agent that is called; its entry is a tunnel, for the planner."""
+    from tests.support.processes import PLANNER
+
     port = raw if isinstance(raw, int) else raw.port
     return site.sidecar("tools", **{"inbound": [into("tools", port, PLANNER)]} | parts)
 

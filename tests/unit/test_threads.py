@@ -160,3 +160,19 @@ asyncio.run(main())
 def test_threads_that_never_return_do_not_keep_the_process() -> None:
     done = subprocess.run([sys.executable, "-c", BLOCKED], capture_output=True, text=True, timeout=30, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "given up\n", "")
+
+
+async def test_a_thread_without_work_ends_after_its_patience_and_another_begins() -> None:
+    workers = Workers("patient", 2, 4, patience=0.05)
+    names: list[str] = []
+
+    async def work() -> None:
+        done = asyncio.Event()
+        assert workers.submit(Job(lambda: names.append(threading.current_thread().name), lambda _: done.set()))
+        await asyncio.wait_for(done.wait(), 5)
+
+    await work()
+    await soon(lambda: workers._threads == 0, "the thread to end")
+    assert not any(thread.name.startswith("patient") for thread in threading.enumerate())
+    await work()
+    assert len(names) == 2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from sidecar.tokens.sources import credential, peek
 from sidecar.tokens.sources.command import output_of
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 class Exec:
     """A `TokenSource` that runs its command each time, with our own environment and KUBERNETES_EXEC_INFO."""
+
+    watched: ClassVar[bool] = False
 
     def __init__(self, settings: ExecSource, means: Means) -> None:
         self._settings = settings
@@ -38,6 +40,6 @@ class Exec:
     async def revoke(self, token: Token) -> None:
         """Does nothing: there is no such call of a credential plugin."""
 
-    def changed(self) -> bool:
+    async def changed(self) -> bool:
         """Returns False: nobody tells us that a command would print another token now."""
         return False

@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 from functools import partial
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
 
 from sidecar.tokens.codes import SourceCode, SourceError
 from sidecar.tokens.sources import peek
@@ -34,6 +34,8 @@ class _Read(NamedTuple):
 
 class File:
     """A `TokenSource` that reads its file each time."""
+
+    watched: ClassVar[bool] = True
 
     def __init__(self, settings: FileSource, means: Means) -> None:
         self._path = settings.path
@@ -64,18 +66,28 @@ class File:
     async def revoke(self, token: Token) -> None:
         """Does nothing: whoever wrote the token owns it."""
 
-    def changed(self) -> bool:
-        """Says whether the file is another one than that of the last token, or was written to, or is gone."""
+    async def changed(self) -> bool:
+        """Says whether the file is another one than that of the last token, or was written to, or is gone, or hangs."""
         if self._stamp is None:
             return False
         try:
-            return _stamp(self._path.stat()) != self._stamp
-        except (OSError, ValueError):
+            return await work(self._means.local, partial(_look, self._path), READ_SECONDS) != self._stamp
+        except TimeoutError:
             return True
+        except SourceError:  # no thread is free: it is looked at again soon
+            return False
 
 
 def _stamp(status: os.stat_result) -> tuple[int, ...]:
     return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+def _look(path: Path) -> tuple[int, ...] | None:
+    """Returns what tells one file from another, in a thread; None where there is none."""
+    try:
+        return _stamp(path.stat())
+    except (OSError, ValueError):
+        return None
 
 
 def _read(path: Path) -> _Read:

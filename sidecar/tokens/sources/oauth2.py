@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from sidecar.tokens.codes import SourceCode, SourceError
 from sidecar.tokens.issuer.client import IssuerClient
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 class OAuth2:
     """A `TokenSource`. Where our certificate is not to be shown, its client does not even have it."""
+
+    watched: ClassVar[bool] = False
 
     def __init__(self, settings: OAuth2Source, means: Means) -> None:
         """Raises KeyError where the secret was not read with the configuration."""
@@ -51,7 +53,7 @@ class OAuth2:
         if endpoint is not None:
             await self._post(endpoint, (("token", token.value), ("token_type_hint", "access_token")))
 
-    def changed(self) -> bool:
+    async def changed(self) -> bool:
         """Returns False: an issuer does not tell us."""
         return False
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import secrets
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from sidecar.tokens.codes import SourceCode, SourceError
 from sidecar.tokens.jws import encode
 from sidecar.tokens.jws_write import algorithm, signed
 from sidecar.tokens.settings import SELF_SIGNED_SECONDS
-from sidecar.tokens.token import Token, checked
+from sidecar.tokens.token import MAX_BYTES, Token
 
 if TYPE_CHECKING:
     from sidecar.tokens.settings import SelfSignedSource
@@ -23,6 +23,8 @@ TYPE: Final = "sidecar+jwt"
 
 class SelfSigned:
     """A `TokenSource`. Its tokens are bound to our certificate, and end with it at the latest."""
+
+    watched: ClassVar[bool] = False
 
     def __init__(self, settings: SelfSignedSource, means: Means) -> None:
         self._means = means
@@ -58,12 +60,18 @@ class SelfSigned:
             "jti": secrets.token_urlsafe(16),
             "cnf": self._cnf,
         }
-        value = checked(await signed(self._means, self._header, claims))
+        value = await signed(self._means, self._header, claims)
+        if len(value) > MAX_BYTES:
+            raise SourceError(
+                SourceCode.BAD_TOKEN,
+                f"with our chain of certificates the token has {len(value)} bytes, more than {MAX_BYTES}",
+                hint="have the certificate issued under a shorter chain, or use another kind of source",
+            )
         return Token(value, expires=float(expires), lifetime=expires - now, bound=True)
 
     async def revoke(self, token: Token) -> None:
         """Does nothing: nobody keeps a list of these, they end soon by themselves."""
 
-    def changed(self) -> bool:
+    async def changed(self) -> bool:
         """Returns False: a token that was signed stays what it is."""
         return False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,6 +24,9 @@ class TokenSource(Protocol):
     Keeps nothing of what it gives: `sidecar.tokens.lease` does. Nothing is written to disk.
     """
 
+    #: Whether others may replace its tokens before their time, which is to be looked for.
+    watched: ClassVar[bool]
+
     async def fetch(self) -> Token:
         """Obtains a token, new each time as far as the source makes new ones.
 
@@ -37,11 +40,10 @@ class TokenSource(Protocol):
         Raises SourceError, as `fetch`.
         """
 
-    def changed(self) -> bool:
-        """Says whether `fetch` would give another token than the last time, although that one has not expired.
+    async def changed(self) -> bool:
+        """Says whether `fetch` would give another token than the last time, or none, although that one has not expired.
 
-        Asked on the hot path, so cheap; never raises. False before the first token, and always for sources that cannot
-        know: those whose tokens nobody replaces before their time.
+        Only asked where ``watched``; never raises.
         """
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,7 +13,8 @@ from sidecar.tokens.sources import make as module
 from tests.support.ca import Ca, keypair
 from tests.support.eventually import soon
 from tests.support.leases import CANARY, Scripted, down
-from tests.support.pair import LOOPBACK
+from tests.support.pair import LOOPBACK, Upstream
+from tests.support.relay import held
 from tests.support.server import OWN, Running, running
 
 if TYPE_CHECKING:
@@ -25,6 +27,13 @@ if TYPE_CHECKING:
 AUDIENCE = "https://tools.example.org"
 MESH = {"name": "mesh", "kind": "self-signed", "audience": AUDIENCE}
 FROM_FILE = {"name": "mesh", "kind": "file", "path": "token"}
+UNBOUND = {
+    "name": "mesh",
+    "kind": "oauth2",
+    "issuer": "https://issuer.example",
+    "client_auth": "private_key_jwt",
+    "bound": False,
+}
 
 
 class Sources:
@@ -202,7 +211,7 @@ async def test_what_was_taken_away_serves_no_more(tmp_path: Path, sources: Sourc
 
 async def test_a_token_that_is_bound_to_nothing_survives_the_certificate(tmp_path: Path, sources: Sources) -> None:
     async with running(tmp_path) as r:
-        await start(r, FROM_FILE)
+        await start(r, UNBOUND)
         assert (await ask(r)).startswith(b"HTTP/1.1 200")
         lease = lanes(r).present.lease
         renew(r)
@@ -212,6 +221,108 @@ async def test_a_token_that_is_bound_to_nothing_survives_the_certificate(tmp_pat
         assert lease.source is sources.made[1]  # it asks in the name of the new certificate
         assert (await ask(r)).startswith(b"HTTP/1.1 200")
         assert sources.fetches == [1, 0]
+
+
+async def test_a_file_that_changes_after_a_reload_is_noticed_all_the_same(tmp_path: Path) -> None:
+    upstream = Upstream()
+    token = tmp_path / "token"
+    token.write_text("first-token")
+    async with running(tmp_path, upstream) as r:
+        await start(r, FROM_FILE)
+        assert (await ask(r)).startswith(b"HTTP/1.1 200")
+        r.config["drain_timeout"] = "2s"
+        assert await r.reload()
+        renew(r)
+        assert await r.reload()
+        lease = lanes(r).present.lease
+        (tmp_path / "new").write_text("second-token")
+        (tmp_path / "new").replace(token)
+        lease._looked -= 10  # as if nobody had asked for a while
+        assert (await ask(r)).startswith(b"HTTP/1.1 200")
+        assert b"second-token" in upstream.heads[-1]
+        token.unlink()
+        lease._looked -= 10
+        assert b"token_unavailable" in await ask(r)
+        assert b"second-token" in upstream.heads[-1]
+
+
+async def test_an_authority_that_is_removed_later_ends_the_old_certificate_too(
+    tmp_path: Path, sources: Sources
+) -> None:
+    now = Clock().wall()
+    second, peers = Ca(now=now, key="second"), Ca("peers.example", now=now)
+    async with running(tmp_path) as r:
+        first = (tmp_path / "ca.crt").read_bytes()
+        (tmp_path / "peers.crt").write_bytes(peers.pem)
+        (tmp_path / "ca.crt").write_bytes(first + second.pem)
+        # The peer is of another domain, or the change of ours would end the connections by itself.
+        r.config["identity"]["trust"]["peers.example"] = "peers.crt"
+        r.config["outbound"][0]["peer"] = "spiffe://peers.example/agent/tools/*"
+        await start(r)
+        await lanes(r).present.lease.obtain()
+        old = lanes(r).present
+        sources.closed = True
+        renew(r, ca=second)
+        assert await r.reload()
+        assert lanes(r).before is old
+        r.config["drain_timeout"] = "2s"
+        assert await r.reload()  # for another reason: it goes on
+        assert lanes(r).before is old
+        (tmp_path / "ca.crt").write_bytes(second.pem)
+        assert await r.reload()
+        assert lanes(r).before is None
+        assert old.pool.retired
+
+
+async def test_looking_at_what_to_go_on_with_fetches_nothing(tmp_path: Path, sources: Sources) -> None:
+    async with running(tmp_path) as r:
+        await start(r)
+        assert (await ask(r)).startswith(b"HTTP/1.1 200")
+        lease = lanes(r).present.lease
+        lease._credential = replace(lease._credential, refresh=0.0)
+        assert await r.reload()
+        renew(r)
+        assert await r.reload()
+        assert sources.made[0].fetches == 1
+
+
+async def test_threads_of_issuers_that_are_gone_are_forgotten(tmp_path: Path) -> None:
+    async with running(tmp_path) as r:
+        for number in range(5):
+            await start(r, UNBOUND | {"issuer": f"https://issuer{number}.example"})
+        assert set(r.server.hub._issuers) == {("tokens", "https://issuer4.example")}
+
+
+@pytest.mark.parametrize("after", ["another", "none", "first"])
+async def test_a_reload_while_a_request_dials_decides_about_its_token(
+    tmp_path: Path, sources: Sources, after: str
+) -> None:
+    """Whichever token the entry has when the connection stands goes along, and no other."""
+    upstream = Upstream()
+    async with running(tmp_path, upstream) as r, held(r.port("inbound")) as relay:
+        r.config["outbound"][0]["connect"] = f"{LOOPBACK}:{relay.port}"
+        if after == "first":
+            assert await r.reload()
+        else:
+            await start(r)
+        relay.hold()
+        waiting = asyncio.get_running_loop().create_task(ask(r))
+        await soon(lambda: relay.waiting, "the request to dial")
+        if after == "none":
+            del r.config["outbound"][0]["token"]
+        else:
+            r.config["tokens"] = [MESH | {"name": "other", "audience": "https://other.example.org"}]
+            r.config["outbound"][0]["token"] = "other"
+        assert await r.reload()
+        relay.let_go()
+        assert (await waiting).startswith(b"HTTP/1.1 200")
+        (head,) = upstream.heads
+        sent = [line for line in head.split(b"\r\n") if line.lower().startswith(b"authorization:")]
+        assert len(sent) == (0 if after == "none" else 1)
+        if after != "none":
+            assert sources.made[-1].fetches == 1
+        if after == "another":
+            await soon(lambda: sources.made[0].revoked == [f"{CANARY}-1"], "the old token is revoked")
 
 
 async def test_a_removed_entry_takes_its_token_with_it(tmp_path: Path, sources: Sources) -> None:

@@ -13,7 +13,7 @@ from sidecar.tokens.credential import Field
 from sidecar.tokens.lease import Lease
 from sidecar.tokens.settings import FileSource, Keeping
 from tests.support.clock import Shifted
-from tests.support.leases import CANARY, KEPT, Scripted, down, tools_for
+from tests.support.leases import CANARY, KEPT, Scripted, all_of, down, tools_for, waiter
 from tests.support.pair import Plan, Upstream, World, keep_answering, own, read_head, world
 
 if TYPE_CHECKING:
@@ -79,6 +79,20 @@ async def test_threat_20_in_whatever_field_and_spelling(tmp_path: Path, name: by
         assert b"of-the-agent" not in head
         assert f"\r\nX-Api-Key: {CANARY}-1\r\n".encode() in head
         assert b"\r\nAuthorization: Basic kept\r\n" in head  # another field, and none of ours
+
+
+@pytest.mark.threat(20)
+@pytest.mark.parametrize("name", [b"X-Api-Key", b"x_api_key", b"X.API-key"])
+async def test_threat_20_nor_behind_the_body(tmp_path: Path, name: bytes) -> None:
+    async with world(tmp_path) as w:
+        with_tokens(w, tmp_path, Field(b"X-Api-Key", b""))
+        agent = await w.plain()
+        chunked = GET[:-2].replace(b"GET", b"POST") + b"Transfer-Encoding: chunked\r\n\r\n"
+        trailers = b"2\r\nab\r\n0\r\n" + name + b": of-the-agent\r\n\r\n"
+        assert (await agent.ask(chunked + trailers)).status == 200
+        sent = w.upstream.heads[0] + w.upstream.bodies[0]
+        assert b"of-the-agent" not in sent
+        assert sent.count(CANARY.encode()) == 1
 
 
 @pytest.mark.threat(20)
@@ -228,6 +242,35 @@ async def test_whatever_the_401_looks_like(tmp_path: Path, answer: bytes) -> Non
         assert (response.status, response.body) == (200, b"ok")
         assert (await agent.ask(GET)).body == b"ok"
         assert sent(w)[:2] == [b"1", b"2"]
+
+
+async def test_all_that_are_under_way_with_a_stale_token_are_sent_again(tmp_path: Path) -> None:
+    many = 20
+    arrived, go_on = asyncio.Event(), asyncio.Event()
+
+    async def script(upstream: Upstream, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            try:
+                head = await read_head(reader)
+            except asyncio.IncompleteReadError:
+                return
+            upstream.heads.append(head)
+            stale = f"{CANARY}-1\r\n".encode() in head
+            if len(upstream.heads) == many:
+                arrived.set()
+            if stale:
+                await go_on.wait()
+            writer.write(REJECTED if stale else OK)
+            await writer.drain()
+
+    async with world(tmp_path, Plan(upstream=Upstream(script))) as w:
+        source = with_tokens(w, tmp_path)
+        agents = [await w.plain() for _ in range(many)]
+        asking = [waiter(agent.ask(GET)) for agent in agents]
+        await asyncio.wait_for(arrived.wait(), 10)
+        go_on.set()
+        assert [response.status for response in await all_of(asking)] == [200] * many
+        assert source.fetches == 2
 
 
 async def test_a_second_401_is_the_answer(tmp_path: Path) -> None:

@@ -86,6 +86,17 @@ def test_the_names_are_those_of_every_attribute() -> None:
     assert own == set(FIELDS)
 
 
+def test_what_a_caller_writes_into_a_token_is_not_kept() -> None:
+    before = module._token_part.cache_info().currsize
+    for number in range(50):
+        scopes = frozenset(f"s{number}-{each}" for each in range(500))
+        part = module.token_part("spiffe://example.org/a", "me", f"id-{number}", scopes)
+        assert part.startswith(',"token.issuer":"spiffe://example.org/a","token.subject":"me","token.id":"id-')
+    assert module._token_part.cache_info().currsize == before
+    module.token_part("spiffe://example.org/a", "me", "id", frozenset({"b", "a"}))
+    assert module._token_part.cache_info().currsize == before + 1
+
+
 def test_what_is_none_is_left_out() -> None:
     assert parsed(Record(NOON, Event.START)) == {"time": "2027-01-15T12:00:00.250Z", "event": "start"}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 import warnings
 from typing import TYPE_CHECKING
@@ -12,7 +13,6 @@ from sidecar.keys import software
 from sidecar.tls.contexts import ContextCode, ContextError, Credentials
 from sidecar.tls.web import web_context
 from tests.support.ca import HOUR, pem
-from tests.support.raw import connect
 from tests.support.tls import CA, NOW, PLANNER, TOOLS
 from tests.support.web import AUTHORITY, OURS, SITE, STRANGER, Web, demanding, https, page, sending
 
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 OK = sending(page())
 PLAIN = web_context(AUTHORITY.pem)
 MUTUAL = web_context(AUTHORITY.pem, OURS)
+
+
+def connect(port: int) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", port), timeout=20)
 
 
 def greet(context: BareContext, server: Web, host: str = "localhost") -> str | None:

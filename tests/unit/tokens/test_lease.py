@@ -10,7 +10,7 @@ import pytest
 from sidecar.keys.errors import SignCode, SignError
 from sidecar.tokens.codes import SourceCode, SourceError
 from sidecar.tokens.credential import Field
-from sidecar.tokens.lease import PAUSES, REFRESH, REJECTION_SECONDS
+from sidecar.tokens.lease import LOOK_SECONDS, PAUSES, REFRESH, REJECTION_SECONDS, UNKEPT, UNKEPT_AT_ONCE
 from sidecar.tokens.settings import Keeping
 from sidecar.tokens.token import Binding, Token
 from tests.support.eventually import soon
@@ -169,6 +169,19 @@ async def test_no_token_at_rest(tmp_path: Path) -> None:
     assert b.lease.status()["binding"] is None
 
 
+async def test_without_keeping_only_so_many_are_fetched_at_once(tmp_path: Path) -> None:
+    b = bench(tmp_path, keeping=Keeping(cache=False))
+    b.source.gate.clear()
+    waiting = [waiter(b.lease.obtain()) for _ in range(UNKEPT + 3)]
+    await soon(lambda: sum(task.done() for task in waiting) == 3, "those that are too many")
+    assert b.source.fetches == UNKEPT_AT_ONCE
+    b.source.gate.set()
+    got = await all_of(waiting)
+    assert [one.code for one in got if isinstance(one, SourceError)] == [SourceCode.BUSY] * 3
+    assert b.source.fetches == UNKEPT
+    assert (await b.lease.obtain()).token.value == f"{CANARY}-{UNKEPT + 1}"  # nobody is punished for it
+
+
 async def test_no_token_at_rest_and_no_storm_either(tmp_path: Path) -> None:
     b = bench(tmp_path, keeping=Keeping(cache=False))
     b.source.failing = down()
@@ -178,13 +191,68 @@ async def test_no_token_at_rest_and_no_storm_either(tmp_path: Path) -> None:
     assert b.source.fetches == 1
 
 
-async def test_a_file_that_was_replaced_is_read_again(tmp_path: Path) -> None:
+# --- what others may replace or withdraw
+
+
+async def test_what_nobody_else_replaces_is_not_looked_at(tmp_path: Path) -> None:
     b = bench(tmp_path)
     await b.lease.obtain()
+    b.later(50)
+    assert b.lease.current() is not None
+    await asyncio.sleep(0)
+    assert b.source.looks == 0
+
+
+async def test_under_traffic_it_is_looked_at_behind_the_back_of_requests(tmp_path: Path) -> None:
+    b = bench(tmp_path, watched=True)
+    first = await b.lease.obtain()
+    for _ in range(10):
+        assert b.lease.current() is first
+    assert b.source.looks == 0
     b.source.replaced = True
-    b.later(2)  # it is looked at now and then
+    b.later(LOOK_SECONDS * 1.1)
+    assert b.lease.current() is first  # nobody waits
+    await soon(lambda: b.lease.current() is not first, "the new token")
+    assert b.source.values == [f"{CANARY}-1", f"{CANARY}-2"]
+    assert b.source.looks == 1
+
+
+async def test_after_a_while_without_requests_the_first_waits_for_a_look(tmp_path: Path) -> None:
+    b = bench(tmp_path, watched=True)
+    first = await b.lease.obtain()
+    b.later(30)
     assert b.lease.current() is None
-    assert (await b.lease.obtain()).token.value == f"{CANARY}-2"
+    assert await b.lease.obtain() is first
+    assert (b.source.looks, b.source.fetches) == (1, 1)
+    b.later(30)
+    b.source.replaced = True
+    waiting = [waiter(b.lease.obtain()) for _ in range(20)]
+    got = await all_of(waiting)
+    assert {credential.token.value for credential in got} == {f"{CANARY}-2"}
+    assert (b.source.looks, b.source.fetches) == (2, 2)
+
+
+async def test_what_was_withdrawn_is_not_sent_any_more(tmp_path: Path) -> None:
+    b = bench(tmp_path, watched=True)
+    first = await b.lease.obtain()
+    b.source.replaced, b.source.failing = True, SourceError(SourceCode.FILE, "the file is gone")
+    b.later(LOOK_SECONDS * 1.1)
+    assert b.lease.current() is first
+    await soon(lambda: b.lease.current() is None, "the token to be dropped")
+    with pytest.raises(SourceError):
+        await b.lease.obtain()
+
+
+async def test_a_half_written_replacement_leaves_the_good_one_in_use(tmp_path: Path) -> None:
+    b = bench(tmp_path, watched=True)
+    first = await b.lease.obtain()
+    b.source.replaced, b.source.failing = True, SourceError(SourceCode.BAD_TOKEN, "the file is empty")
+    for _ in range(5):
+        b.later(LOOK_SECONDS * 3)
+        assert await b.lease.obtain() is first
+    b.source.failing = None
+    b.later(PAUSES[1])
+    assert (await b.lease.obtain()).token.value == f"{CANARY}-{b.source.fetches}"
 
 
 # --- a 401
@@ -206,6 +274,17 @@ async def test_an_upstream_that_rejects_all_does_not_make_the_issuer_work(tmp_pa
     assert b.lease.current() is second
     b.later(REJECTION_SECONDS)
     assert b.lease.reject(second)
+
+
+async def test_all_that_were_under_way_with_a_stale_token_get_the_new_one(tmp_path: Path) -> None:
+    b = bench(tmp_path)
+    first = await b.lease.obtain()
+    assert all(b.lease.reject(first) for _ in range(20))
+    got = await all_of([waiter(b.lease.obtain()) for _ in range(20)])
+    assert {credential.token.value for credential in got} == {f"{CANARY}-2"}
+    assert all(b.lease.reject(first) for _ in range(20))  # those that come late
+    assert b.lease.current() is got[0]
+    assert b.source.fetches == 2
 
 
 async def test_the_rejection_of_an_older_token_leaves_the_newer_one(tmp_path: Path) -> None:

@@ -227,9 +227,9 @@ async def test_it_revokes_or_does_nothing(subject: Subject) -> None:
 @over(PLAIN)
 async def test_it_knows_of_no_change_where_there_is_none(subject: Subject) -> None:
     source = subject.make()
-    assert not source.changed()
+    assert not await source.changed()
     await source.fetch()
-    assert not source.changed()
+    assert not await source.changed()
 
 
 @pytest.mark.threat(21)

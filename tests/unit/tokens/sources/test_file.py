@@ -193,26 +193,26 @@ async def test_a_change_is_seen(tmp_path: Path) -> None:
     path = tmp_path / "token"
     path.write_text("first")
     made = source(path)
-    assert not made.changed()
+    assert not await made.changed()
     assert (await made.fetch()).value == "first"
-    assert not made.changed()
+    assert not await made.changed()
 
     path.write_text("again")  # of the same length, in the same file
     os.utime(path, ns=(0, 0))
-    assert made.changed()
+    assert await made.changed()
     assert (await made.fetch()).value == "again"
-    assert not made.changed()
+    assert not await made.changed()
 
     (tmp_path / "new").write_text("third")
     (tmp_path / "new").rename(path)
-    assert made.changed()
+    assert await made.changed()
     assert (await made.fetch()).value == "third"
 
     path.unlink()
-    assert made.changed()
+    assert await made.changed()
     with pytest.raises(SourceError):
         await made.fetch()
-    assert made.changed()
+    assert await made.changed()
 
 
 async def test_a_volume_of_kubernetes(tmp_path: Path) -> None:
@@ -225,9 +225,9 @@ async def test_a_volume_of_kubernetes(tmp_path: Path) -> None:
     assert (await made.fetch()).value == "of-..1"
     (tmp_path / "..new").symlink_to("..2")
     (tmp_path / "..new").rename(tmp_path / "..data")
-    assert made.changed()
+    assert await made.changed()
     assert (await made.fetch()).value == "of-..2"
-    assert not made.changed()
+    assert not await made.changed()
 
 
 async def test_what_is_bad_is_still_a_change(tmp_path: Path) -> None:
@@ -238,7 +238,7 @@ async def test_what_is_bad_is_still_a_change(tmp_path: Path) -> None:
     path.write_text("not good")
     with pytest.raises(SourceError):
         await made.fetch()
-    assert made.changed()
+    assert await made.changed()
     path.write_text("good-again")
     assert (await made.fetch()).value == "good-again"
-    assert not made.changed()
+    assert not await made.changed()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sidecar.policy.decision import Denial, Permit
-from sidecar.telemetry.encode import encode_request, outcome, token_part
+from sidecar.telemetry.encode import detail_part, encode_request, outcome, token_part
 from sidecar.telemetry.record import Context, Decision, Event, Record
 from sidecar.tokens.codes import TokenCode
 
@@ -95,8 +95,9 @@ def _token(token: Verified) -> str:
 def _refused_token(hub: Hub, service: Service, record: Record, refused: Refused) -> None:
     """Adds what is known of a token that did not help, and tells operators what concerns them."""
     hub.metrics.tokens_refused_total.labels(service.name, str(refused.code)).inc()
+    record.token = detail_part(refused.detail) if refused.detail else ""
     if refused.token is not None:
-        record.token = _token(refused.token)
+        record.token = _token(refused.token) + record.token
     if refused.code is TokenCode.BOUND_ELSEWHERE:
         # Whoever shows somebody else's token has it from somewhere.
         record.incident = str(refused.code)

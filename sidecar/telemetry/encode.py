@@ -148,6 +148,11 @@ def token_part(issuer: str, subject: str | None, token_id: str | None, scopes: f
     return make(issuer, subject, token_id, scopes)
 
 
+def detail_part(detail: str) -> str:
+    """Returns the part of a line that says in words why a token did not help."""
+    return f',"token.detail":{quoted(detail)}'
+
+
 @lru_cache(maxsize=OUTCOMES)
 def _token_part(issuer: str, subject: str | None, token_id: str | None, scopes: frozenset[str]) -> str:
     line = f',"token.issuer":{quoted(issuer)}'

@@ -188,7 +188,9 @@ class Judge:
             return Refused(TokenCode.CHAIN, requirement, token)
         lifetime = token.expires - token.issued
         if lifetime > requirement.max_lifetime:
-            detail = f"it lives {lifetime:g} s, and {requirement.key}.max_lifetime is {requirement.max_lifetime:g} s"
+            signed = f", signed by {token.key_id}" if token.key_id else ""
+            allowed = f"{requirement.key}.max_lifetime is {requirement.max_lifetime:g} s"
+            detail = f"it lives {lifetime:g} s, and {allowed}{signed}"
             return Refused(TokenCode.LIVES_TOO_LONG, requirement, token, detail)
         for path, wanted in requirement.claims:
             if not _equal(_claim(token.claims, path), wanted):

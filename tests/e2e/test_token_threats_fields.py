@@ -296,8 +296,14 @@ def test_threat_21_it_is_in_no_error_log_or_metric(site: Site) -> None:
     assert answers[-1].status == 502
     assert pair.held()["binding"] == "static"
     site.path("token").unlink()
+    eventually(lambda: pair.ask("/21/gone").json["error"] == "token_unavailable", "the token to be gone")
     replace_file(site.path("token"), (CANARY + " " + CANARY).encode())
-    eventually(lambda: pair.ask("/21/broken").json["error"] == "token_unavailable", "the token to be unusable")
+
+    def unusable() -> bool:
+        assert pair.ask("/21/broken").json["error"] == "token_unavailable"
+        return bool(pair.held()["error"] == "token_unusable")
+
+    eventually(unusable, "the token to be unusable")
     said += outputs(pair.planner) + json.dumps([each.body.decode() + str(each.fields) for each in answers])
     assert pair.planner.stop() == 0
     said += pair.planner.stdout + pair.planner.stderr + pair.planner.log_file.read_text()

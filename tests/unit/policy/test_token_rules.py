@@ -157,7 +157,14 @@ def test_keys_are_waited_for_only_if_nothing_else_allows() -> None:
 # -- work -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("code", ["token_missing", "token_malformed", "token_signature", "token_chain", "token_issuer"])
+@pytest.mark.parametrize(
+    "code",
+    [
+        *("token_missing", "token_malformed", "token_signature", "token_chain", "token_issuer", "token_expired"),
+        *("token_not_yet_valid", "token_issued_in_future", "token_critical", "token_key_id", "token_embedded_key"),
+        *("token_claim", "token_subject"),
+    ],
+)
 def test_what_another_rule_cannot_change_is_asked_once_for_an_issuer(code: str) -> None:
     rules, ask = asking(("a", code), ("a", code), ("b", code), ("a", code), ("b", code))
     decide_by_token(rules, None, ask, decision_id="d", version="v")

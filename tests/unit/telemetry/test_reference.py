@@ -76,7 +76,7 @@ def test_every_field_is_documented() -> None:
     own = {"time", "event", "bytes_sent", "bytes_received", "duration_ms", "error", "decision"}
     dotted = {"http.method", "http.path", "http.status", "decision.rule", "decision.reason", "decision.id"}
     others = {"policy.version", "session.id", "trace.id", "incident"}
-    others |= {f"token.{name}" for name in ("issuer", "subject", "id", "scopes")}
+    others |= {f"token.{name}" for name in ("issuer", "subject", "id", "scopes", "detail")}
     assert (own | dotted | others | set(CONTEXT_FIELDS.values())) - table_words(LOG) == set()
     assert {f"`{decision.value}`" for decision in Decision} <= set(re.findall(r"`\w+`", LOG))
 

@@ -96,7 +96,7 @@ def test_a_token_that_lives_too_long_but_is_good_otherwise_is_told_with_its_life
     assert outcome.code is TokenCode.LIVES_TOO_LONG
     assert outcome.token is not None
     assert (outcome.token.key_id, outcome.token.subject) == (jwts.KEY_ID, "planner")
-    assert outcome.detail == "it lives 86400 s, and inbound[0].allow[0].token.max_lifetime is 900 s"
+    assert outcome.detail == "it lives 86400 s, and inbound[0].allow[0].token.max_lifetime is 900 s, signed by k1"
 
 
 # -- the certificate --------------------------------------------------------------------------------------------------

@@ -212,3 +212,21 @@ def test_what_is_remembered_changes_no_answer(asked: list[tuple[Any, ...]]) -> N
         court.holder.keys = keys
         fresh = Court(Holder(keys))
         assert court.code(what, requirement, peer=peer, now=now) == fresh.code(what, requirement, peer=peer, now=now)
+
+
+def test_a_bad_token_is_taken_apart_once_however_many_rules_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed: list[bytes] = []
+    really = judge_module.parse
+
+    def count(data: bytes) -> Any:
+        parsed.append(data)
+        return really(data)
+
+    monkeypatch.setattr(judge_module, "parse", count)
+    court, good = Court(), token()
+    for number in range(50):
+        wanted = replace(REQUIREMENT, audience=frozenset({f"https://{number}.example"}))
+        assert court.code(good, wanted) == TokenCode.AUDIENCE
+    assert len(parsed) == 1
+    assert court.code(token(said={"sub": "another"}), replace(REQUIREMENT, audience=frozenset({"x"})))
+    assert len(parsed) == 2

@@ -66,7 +66,8 @@ def test_what_operators_see(site: Site, client_auth: str, binding: str) -> None:
         "issuer": pair.issuer.issuer,
         "client_auth": client_auth,
         "scopes": ["tools:read", "tools:write"],
-        "audience": RESOURCE,
+        "audience": None,
+        "resource": RESOURCE,
         "helper": False,
     }
     assert (held["entry"], held["binding"], held["error"]) == ("tools", binding, None)

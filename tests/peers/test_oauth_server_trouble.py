@@ -144,7 +144,11 @@ def test_who_gets_no_whole_answer_is_told_so(world: World, mode: str, code: int,
     assert (b"reset by peer" in done.stderr) == (mode == "down")
 
 
+# CPython's own ssl leaves the socket of a handshake that is reset at once to the garbage collector; in this client too.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_down_for_all_resets_open_connections_and_refuses_new_ones(world: World) -> None:
+    import gc
+
     import httpx2
 
     client = world.client()
@@ -154,6 +158,7 @@ def test_down_for_all_resets_open_connections_and_refuses_new_ones(world: World)
         client.get(jwks(world))
     with pytest.raises(httpx2.ConnectError):
         world.client().get(jwks(world))
+    gc.collect()
     assert world.issuer.count("jwks") == 1
     world.issuer.ok()
     assert client.get(jwks(world)).status_code == 200

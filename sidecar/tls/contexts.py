@@ -37,6 +37,7 @@ from sidecar.tls.memory import SESSION_KEYS, PeerMemory, SessionStore
 if TYPE_CHECKING:
     from sidecar.identity.bundle import Bundles
     from sidecar.identity.spiffe import TrustDomain
+    from sidecar.tls.site import Site
 
 #: What an HTTP listener or entry offers, and what one offers whose bytes are nobody's business.
 HTTP_ALPN = ("http/1.1",)
@@ -101,6 +102,22 @@ class Recipe:
     alpn: tuple[str, ...]
     expect: Expectation | None = None
     resumption: bool = True
+
+
+class Proving(Protocol):
+    """What an engine needs of a context: OpenSSL's part of it, and who is at the other end once OpenSSL is done.
+
+    ``role`` is our own. ``blocking`` says that a handshake step may wait for the device with our key, and is to be made in
+    a thread; ``take_failure`` gives, once, why the last signature in this thread failed.
+    """
+
+    role: Role
+    blocking: bool
+    sslcontext: BareContext
+    take_failure: Callable[[], BaseException | None]
+
+    def prove(self, connection: ssl.SSLObject, now: float) -> Peer | Site:
+        """Says who is there, or raises: before anything of ours but a handshake has left."""
 
 
 def server_context(

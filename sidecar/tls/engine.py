@@ -61,7 +61,8 @@ from sidecar.tls.hello import HELLO_BYTES, server_name
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sidecar.tls.contexts import TlsContext
+    from sidecar.tls.contexts import Proving
+    from sidecar.tls.site import Site
 
 #: The most that a memory BIO is given at once.
 FEED_BYTES = 64 * 1024
@@ -128,7 +129,7 @@ def _not_writable(_data: bytes | memoryview) -> NoReturn:
 class TlsEngine:
     """One TLS connection; see the top of this file for how it is driven.
 
-    ``server_name`` is the SNI that a client sends (never compared with anything); ``session`` one that this very context
+    ``server_name`` is the SNI that a client sends (compared with nothing between sidecars); ``session`` one that this very context
     gave before, from ``context.sessions``. A name that is none (empty label, over 63 bytes) raises ValueError.
 
     ``ended`` becomes True when nothing more will come out of ``read``; ``eof`` (the peer's close_notify) and
@@ -164,19 +165,21 @@ class TlsEngine:
         "peer",
         "resumed",
         "server_name_received",
+        "site",
         "state",
         "truncated",
     )
 
     def __init__(
         self,
-        context: TlsContext,
+        context: Proving,
         *,
         server_name: str | None = None,
         session: ssl.SSLSession | None = None,
     ) -> None:
         self.state = State.HANDSHAKE
         self.peer: Peer | None = None
+        self.site: Site | None = None
         self.resumed = False
         self.server_name_received: str | None = None
         self.ended = self.eof = self.truncated = False
@@ -272,7 +275,9 @@ class TlsEngine:
     # -- the handshake ------------------------------------------------------------------------------------------------
 
     def handshake(self, now: float) -> bool:
-        """Goes on with the handshake; True when it is done and the peer is proven (``peer`` is set), also later.
+        """Goes on with the handshake; True when it is done and who is there is proven, also later.
+
+        ``peer`` is set then, or ``site`` where the context is for one of the web.
 
         ``now`` is the wall clock in seconds since the epoch. Raises TlsError or VerificationError, SigningFailedError
         where our own key did not sign, or what the context's expectation raises; the connection is FAILED then, and
@@ -288,12 +293,16 @@ class TlsEngine:
                 return False
             self._demand_all()
             self.resumed = bool(self._object.session_reused)
-            self.peer = self._context.prove(self._object, now)
+            proven = self._context.prove(self._object, now)
         except ssl.SSLError as error:
             raise self._openssl_refused(error) from error
         except BaseException:
             self._silence()
             raise
+        if isinstance(proven, Peer):
+            self.peer = proven
+        else:
+            self.site = proven
         self._move(Event.PROVEN)
         self._write = self._raw.write
         return True

@@ -40,6 +40,7 @@ class TlsCode(StrEnum):
     PATH_LENGTH_EXCEEDED = "path_length_exceeded"
     INTERMEDIATE_NOT_AUTHORITY = "intermediate_not_authority"
     NAME_CONSTRAINTS = "certificate_name_constraints"
+    HOST_NAME = "certificate_host_mismatch"
     CRITICAL_EXTENSION = "certificate_critical_extension"
     KEY_WEAK = "certificate_key_weak"
     BAD_CERTIFICATE = "bad_certificate"
@@ -222,6 +223,8 @@ VERIFY_CODES: dict[int, TlsCode] = {
     51: TlsCode.NAME_CONSTRAINTS,  # UNSUPPORTED_CONSTRAINT_TYPE
     52: TlsCode.NAME_CONSTRAINTS,  # UNSUPPORTED_CONSTRAINT_SYNTAX
     53: TlsCode.NAME_CONSTRAINTS,  # UNSUPPORTED_NAME_SYNTAX
+    62: TlsCode.HOST_NAME,  # HOSTNAME_MISMATCH
+    64: TlsCode.HOST_NAME,  # IP_ADDRESS_MISMATCH
     66: TlsCode.KEY_WEAK,  # EE_KEY_TOO_SMALL
     67: TlsCode.KEY_WEAK,  # CA_KEY_TOO_SMALL
     68: TlsCode.KEY_WEAK,  # CA_MD_TOO_WEAK

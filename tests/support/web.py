@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
+    from tests.support.ca import Key
+
     Answer = Callable[[socket.socket], None]
 
 _LIFE = {"not_before": NOW - HOUR, "not_after": NOW + DAY}
@@ -36,11 +38,11 @@ class Authority:
         self.certificate = forge_signing(self.signer, keypair(title), title, uris=(), **_LIFE)
         self.pem = pem(self.certificate)
 
-    def site(self, *hosts: str, **knobs: Any) -> Identity:
+    def site(self, *hosts: str, key: Key | None = None, **knobs: Any) -> Identity:
         """A server's certificate for these names and addresses."""
-        names = [_general(host) for host in hosts]
+        names, key = [_general(host) for host in hosts], key or keypair("site")
         defaults: dict[str, Any] = {"subject": "", "uris": (), "names": names, "purposes": [SERVER_AUTH], **_LIFE}
-        return Identity((forge(self.signer, keypair("site").public_key(), **(defaults | knobs)),), keypair("site"))
+        return Identity((forge(self.signer, key.public_key(), **(defaults | knobs)),), key)
 
 
 def _general(host: str) -> x509.GeneralName:

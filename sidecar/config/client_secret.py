@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
-from sidecar.config import kinds
+from sidecar.config import forms, kinds
 from sidecar.config.faults import ConfigCode, Refused
 from sidecar.config.schema import Key, Kind, Spot, Table, read_table, text
 from sidecar.config.yaml import Scalar, Sequence
@@ -33,9 +33,12 @@ FILE: Final[Key[Path | None]] = Key(
     "file", kinds.PATH, None, "A file with the secret in one line, as closed to others as the file of a key."
 )
 ENV: Final[Key[str | None]] = Key(
-    "env", text(_variable, "name"), None, "The environment variable of `sidecar` that holds the secret."
+    "env",
+    text(_variable, "name", forms.matching(_VARIABLE)),
+    None,
+    "The environment variable of `sidecar` that holds the secret.",
 )
-CLIENT_SECRET: Final = Table("client_secret", (FILE, ENV))
+CLIENT_SECRET: Final = Table("client_secret", (FILE, ENV), rules={"minProperties": 1, "maxProperties": 1})
 
 
 def _read(spot: Spot) -> SecretRef:
@@ -61,4 +64,4 @@ def _read(spot: Spot) -> SecretRef:
     return found
 
 
-READ: Final = Kind(_read, "section")
+READ: Final = Kind(_read, "section", CLIENT_SECRET)

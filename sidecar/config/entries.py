@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from sidecar.config import addresses, kinds, outbound_token
+from sidecar.config import addresses, forms, kinds, outbound_token
 from sidecar.config.faults import ConfigCode, Refused
 from sidecar.config.schema import (
     REQUIRED,
@@ -44,8 +44,10 @@ NO_PINS: Final = Absent(
 )
 
 
-PINS: Final = listing(text(Pin.parse, "pin (sha256:<base64>)"), empty=NO_PINS)
-PATTERN: Final = text(IdPattern.parse, "SPIFFE ID, or a pattern that ends in /* or /**")
+PINS: Final = listing(
+    text(Pin.parse, "pin (sha256:<base64>)", forms.matching("sha256:[A-Za-z0-9+/]{43}=")), empty=NO_PINS
+)
+PATTERN: Final = text(IdPattern.parse, "SPIFFE ID, or a pattern that ends in /* or /**", forms.starting("spiffe://"))
 
 RESUMPTION: Final[Key[Resumption | None]] = Key(
     "resumption",
@@ -70,7 +72,7 @@ METHODS: Final = Key(
 )
 PATHS: Final = Key(
     "paths",
-    listing(text(PathPattern.parse, "path pattern"), empty=some("any path")),
+    listing(text(PathPattern.parse, "path pattern", forms.starting("/")), empty=some("any path")),
     (),
     "`*` is one whole segment, `**` zero or more; compared byte for byte. Absent: any path. Not for `forward: tcp://`.",
 )
@@ -124,7 +126,7 @@ FORWARD: Final = Key(
 )
 ALLOW: Final = Key(
     "allow",
-    listing(Kind(_rule, "rule"), empty=NO_CALLER, distinct=False),
+    listing(Kind(_rule, "rule", ALLOW_RULE), empty=NO_CALLER, distinct=False),
     REQUIRED,
     "The callers, see below. Any rule that matches allows; the order means nothing; nobody else is let through.",
     absent=NO_CALLER,
@@ -319,5 +321,5 @@ def _refuse_request_keys(values: Values) -> None:
             values.refuse(key, refused)
 
 
-READ_INBOUND: Final = Kind(read_inbound, "entry")
-READ_OUTBOUND: Final = Kind(read_outbound, "entry")
+READ_INBOUND: Final = Kind(read_inbound, "entry", INBOUND)
+READ_OUTBOUND: Final = Kind(read_outbound, "entry", OUTBOUND)

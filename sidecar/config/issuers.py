@@ -101,4 +101,4 @@ def _check_ages(values: Values) -> None:
         )
 
 
-READ: Final = Kind(_issuer, "issuer")
+READ: Final = Kind(_issuer, "issuer", ISSUERS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from sidecar.config import forms
 from sidecar.config.faults import ConfigCode, Refused, quote
 from sidecar.config.schema import Kind, text
 from sidecar.config.yaml import Scalar
@@ -52,7 +53,7 @@ def duration(low: str, high: str) -> Kind[float]:
             raise Refused(ConfigCode.OUT_OF_RANGE, f"{quote(value)} is not between {low} and {high}")
         return seconds
 
-    return text(parse, f"duration from {low} to {high}")
+    return text(parse, f"duration from {low} to {high}", forms.matching(_DURATION))
 
 
 def _seconds(value: str) -> float:
@@ -76,7 +77,7 @@ def size(low: str, high: str) -> Kind[int]:
             raise Refused(ConfigCode.OUT_OF_RANGE, f"{quote(value)} is not between {low} and {high}")
         return count
 
-    return text(parse, f"size from {low} to {high}")
+    return text(parse, f"size from {low} to {high}", forms.matching(_SIZE))
 
 
 def _bytes(value: str) -> int:
@@ -107,7 +108,7 @@ def number(low: int, high: int) -> Kind[int]:
             raise Refused(ConfigCode.OUT_OF_RANGE, f"{value} is not between {low} and {high}")
         return value
 
-    return Kind(read, f"number from {low} to {high}")
+    return Kind(read, f"number from {low} to {high}", forms.within(low, high))
 
 
 def flag() -> Kind[bool]:
@@ -123,7 +124,7 @@ def flag() -> Kind[bool]:
             )
         return scalar.text == "true"
 
-    return Kind(read, "true or false")
+    return Kind(read, "true or false", forms.FLAG)
 
 
 def choice(options: type[E]) -> Kind[E]:
@@ -138,7 +139,7 @@ def choice(options: type[E]) -> Kind[E]:
                 ConfigCode.BAD_CHOICE, f"{quote(value)} is not one of the choices", hint=f"write {known}"
             ) from None
 
-    return text(parse, " or ".join(options))
+    return text(parse, " or ".join(options), forms.one_of(options))
 
 
 def _name(value: str) -> str:
@@ -204,8 +205,8 @@ def check_path(value: str) -> None:
         )
 
 
-NAME: Final = text(_name, "name of a-z, 0-9 and -")
-METHOD: Final = text(_method, "method")
-VERSION: Final = text(_version, "1")
-PATH: Final = Kind(_path, "path")
+NAME: Final = text(_name, "name of a-z, 0-9 and -", forms.matching(_NAME))
+METHOD: Final = text(_method, "method", forms.matching(_TOKEN))
+VERSION: Final = text(_version, "1", {"enum": [1, "1"]})
+PATH: Final = Kind(_path, "path", forms.TEXT)
 FLAG: Final = flag()

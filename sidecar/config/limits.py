@@ -166,4 +166,4 @@ def _read(spot: Spot) -> Limits:
     return Limits(**found)
 
 
-READ: Final = Kind(_read, "section")
+READ: Final = Kind(_read, "section", LIMITS)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final
 
-from sidecar.config import limits, outbound_token, sections
-from sidecar.config.kinds import spell_duration, spell_size
+from sidecar.config import limits
+from sidecar.config.defaults import NONE, spelled
 from sidecar.config.schema import REQUIRED
 from sidecar.config.tables import TABLES
 from sidecar.config.unserved import NOT_SERVED
@@ -34,24 +34,14 @@ def key_tables() -> dict[str, str]:
 
 
 def _default(key: Key[Any]) -> str:
-    value = key.default
-    if value is REQUIRED:
+    if key.default is REQUIRED:
         return "required"
-    if key is sections.ACCESS_LOG:
-        return "`stdout`"
-    if key is outbound_token.TOKEN_HEADER:
-        return "`Authorization: Bearer`"
-    if value and isinstance(value, tuple) and isinstance(value[0], str):
-        return f"`[{', '.join(value)}]`"
+    value = spelled(key)
+    if value is NONE:
+        return "see below" if key.default is limits.DEFAULTS else _ABSENT
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
-    if isinstance(value, float):
-        return f"`{spell_duration(value)}`"
-    if isinstance(value, int):
-        return f"`{spell_size(value) if key.kind.says.startswith('size') else value}`"
-    if isinstance(value, str):
-        return f"`{value}`"
-    return "see below" if value is limits.DEFAULTS else _ABSENT
+    return f"`[{', '.join(value)}]`" if isinstance(value, list) else f"`{value}`"
 
 
 def _cell(text: str) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
+from sidecar.config import forms
 from sidecar.config.faults import ConfigCode, Faults, Refused, below, quote
 from sidecar.config.unserved import NOT_SERVED, not_served
 from sidecar.config.values import Sources, TokenRefs
@@ -43,10 +44,14 @@ REQUIRED = Required.REQUIRED
 
 @dataclass(frozen=True, slots=True)
 class Kind(Generic[T_co]):
-    """A type of value: ``read`` raises a SidecarError or Reported; ``says`` names it in messages and the reference."""
+    """A type of value: ``read`` raises a SidecarError or Reported; ``says`` names it in messages and the reference.
+
+    ``form`` is what a JSON Schema can say of it.
+    """
 
     read: Callable[[Spot], T_co]
     says: str
+    form: forms.Form = field(default_factory=lambda: forms.ANY)
 
 
 def later(module: str, name: str, says: str) -> Kind[Any]:
@@ -58,7 +63,7 @@ def later(module: str, name: str, says: str) -> Kind[Any]:
         kind: Kind[Any] = getattr(importlib.import_module(module), name)
         return kind.read(spot)
 
-    return Kind(read, says)
+    return Kind(read, says, forms.Elsewhere(module, name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +94,14 @@ class Key(Generic[T_co]):
 class Table:
     """One section: its name in the list of what is not served yet, and its keys.
 
-    ``elsewhere`` has further names, of keys that belong to another section, and says to which.
+    ``elsewhere`` has further names, of keys that belong to another section, and says to which. ``rules`` are keywords of
+    a JSON Schema about the section as a whole.
     """
 
     name: str
     keys: tuple[Key[Any], ...]
     elsewhere: MappingOf[str, str] = field(default_factory=dict)
+    rules: forms.Fragment = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -312,9 +319,10 @@ def listing(kind: Kind[T], *, empty: Absent | None = None, distinct: bool = True
             raise Reported
         return tuple(values)
 
-    return Kind(read, f"list of {kind.says}")
+    form = forms.ListOf(kind, 0 if empty is None else 1, distinct)
+    return Kind(read, f"list of {kind.says}", form)
 
 
-def text(parse: Callable[[str], T], says: str) -> Kind[T]:
+def text(parse: Callable[[str], T], says: str, form: forms.Form = forms.TEXT) -> Kind[T]:
     """Returns the kind of a scalar that ``parse`` turns into a value, or refuses with a SidecarError."""
-    return Kind(lambda spot: parse(spot.text()), says)
+    return Kind(lambda spot: parse(spot.text()), says, form)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
-from sidecar.config import addresses, entries, kinds, limits
+from sidecar.config import addresses, entries, forms, kinds, limits
 from sidecar.config.faults import ConfigCode, Refused
 from sidecar.config.schema import (
     REQUIRED,
@@ -23,7 +23,7 @@ from sidecar.config.schema import (
 )
 from sidecar.config.values import Health, Identity, LogFull, Resumption, Sources, UnixAddress
 from sidecar.errors import SidecarError
-from sidecar.identity.spiffe import TrustDomain
+from sidecar.identity.spiffe import TRUST_DOMAIN, TrustDomain
 from sidecar.keys import spec
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ CERTIFICATE: Final = Key(
 )
 KEY: Final = Key(
     "key",
-    Kind(_key, "path or key URI"),
+    Kind(_key, "path or key URI", forms.TEXT),
     REQUIRED,
     "The private key, P-256 or P-384: the path of an unencrypted PEM file, `tpm:…`, a `pkcs11:` URI or "
     "`signer:unix:PATH`; see below. A file with a key or a PIN is refused when the world can read it, or a group that is "
@@ -84,7 +84,7 @@ KEY: Final = Key(
 )
 TRUST: Final = Key(
     "trust",
-    Kind(_trust, "mapping of trust domain to path"),
+    Kind(_trust, "mapping of trust domain to path", forms.mapping(forms.matching(TRUST_DOMAIN), forms.TEXT)),
     REQUIRED,
     "The trust bundle (PEM) of each trust domain. A peer's chain counts only against the bundle of its own domain; "
     "the system's certificate store is never used.",
@@ -162,7 +162,7 @@ def _access_log(spot: Spot) -> Path | None:
 VERSION: Final = Key("version", kinds.VERSION, REQUIRED, "The version of this format.")
 IDENTITY_KEY: Final = Key(
     "identity",
-    Kind(_identity, "section"),
+    Kind(_identity, "section", IDENTITY),
     REQUIRED,
     "Who we are, and whom we can prove.",
     absent=Absent(
@@ -188,13 +188,13 @@ ISSUERS_KEY: Final = Key(
     "Whose tokens callers may bring.",
 )
 ADMIN_KEY: Final[Key[tuple[UnixAddress | None, frozenset[int]]]] = Key(
-    "admin", Kind(_admin, "section"), (None, frozenset()), "The administration socket."
+    "admin", Kind(_admin, "section", ADMIN), (None, frozenset()), "The administration socket."
 )
 HEALTH_KEY: Final[Key[Health | None]] = Key(
-    "health", Kind(_health, "section"), None, "A listener for probes and metrics. Absent: none."
+    "health", Kind(_health, "section", HEALTH), None, "A listener for probes and metrics. Absent: none."
 )
 ACCESS_LOG: Final[Key[Path | None]] = Key(
-    "access_log", Kind(_access_log, "stdout or path"), None, "Where the access log goes. Absent: `stdout`."
+    "access_log", Kind(_access_log, "stdout or path", forms.TEXT), None, "Where the access log goes. Absent: `stdout`."
 )
 LOG_FULL: Final = Key(
     "log_full",
@@ -232,4 +232,5 @@ TOP: Final = Table(
         RESUMPTION,
         LIMITS_KEY,
     ),
+    rules={"anyOf": [{"required": [INBOUND_KEY.name]}, {"required": [OUTBOUND_KEY.name]}]},
 )

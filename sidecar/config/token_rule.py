@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from sidecar.config import kinds
+from sidecar.config import forms, kinds
 from sidecar.config.claims import CLAIMS
 from sidecar.config.faults import ConfigCode, Refused, quote
 from sidecar.config.schema import REQUIRED, Key, Kind, Reported, Spot, Table, attempt, listing, read_table, some
@@ -66,7 +66,11 @@ ISSUER: Final = Key(
 )
 AUDIENCE_KEY: Final = Key(
     "audience",
-    Kind(_audience, "text or list of text"),
+    Kind(
+        _audience,
+        "text or list of text",
+        {"anyOf": [forms.TEXT, {"type": "array", "items": forms.TEXT, "minItems": 1, "uniqueItems": True}]},
+    ),
     REQUIRED,
     "The token's one audience is one of these, byte for byte.",
     absent=NO_AUDIENCE,
@@ -100,7 +104,7 @@ PASS_TOKEN: Final = Key(
 )
 HEADERS: Final = Key(
     "headers",
-    Kind(_headers, "mapping of field name to claim"),
+    Kind(_headers, "mapping of field name to claim", forms.mapping(forms.TEXT, forms.TEXT)),
     (),
     "Fields in which the server behind gets claims of the token. What callers send in them is removed.",
 )
@@ -125,4 +129,4 @@ def _requirement(spot: Spot) -> Requirement:
     )
 
 
-READ: Final = Kind(_requirement, "section")
+READ: Final = Kind(_requirement, "section", TOKEN)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from sidecar.config import forms
 from sidecar.config.faults import ConfigCode, Refused, quote
 from sidecar.config.schema import Absent, text
 from sidecar.http.fields import forward_trailers
@@ -146,10 +147,10 @@ def _token_header(value: str) -> tuple[bytes, bytes]:
     return name.encode("ascii"), scheme.encode("ascii")
 
 
-VISIBLE: Final = text(_visible, "visible ASCII")
+VISIBLE: Final = text(_visible, "visible ASCII", forms.matching(_VISIBLE))
 AUDIENCE: Final = text(_audience, "text")
 CLAIM_NAME: Final = text(_claim_name, "name of a claim")
-SCOPE: Final = text(_scope, "scope")
-ALGORITHM: Final = text(_algorithm, "algorithm")
-TYP: Final = text(_typ, "media type or none")
-TOKEN_HEADER: Final = text(_token_header, "field name, or name: scheme")
+SCOPE: Final = text(_scope, "scope", forms.matching(_SCOPE))
+ALGORITHM: Final = text(_algorithm, "algorithm", forms.one_of(ALGORITHMS))
+TYP: Final = text(_typ, "media type or none", forms.matching(_TYPE))
+TOKEN_HEADER: Final = text(_token_header, "field name, or name: scheme", forms.matching(_HEADER))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
-from sidecar.config import kinds, oauth2
+from sidecar.config import forms, kinds, oauth2
 from sidecar.config.faults import ConfigCode, below
 from sidecar.config.schema import (
     REQUIRED,
@@ -46,8 +46,11 @@ NO_COMMAND: Final = Absent(
 )
 
 
+_WORDS: Final = listing(Kind(Spot.text, "text", forms.TEXT), empty=NO_COMMAND, distinct=False)
+
+
 def _command(spot: Spot) -> tuple[str, ...]:
-    program, *arguments = listing(Kind(Spot.text, "text"), empty=NO_COMMAND, distinct=False).read(spot)
+    program, *arguments = _WORDS.read(spot)
     kinds.check_path(program)
     # A name is looked up in PATH; a path starts, like every other, at the folder of the file.
     return (str(spot.base / program) if "/" in program else program, *arguments)
@@ -63,7 +66,7 @@ TOKEN_PATH: Final = Key(
 )
 COMMAND: Final = Key(
     "command",
-    Kind(_command, "list of text"),
+    Kind(_command, "list of text", _WORDS.form),
     REQUIRED,
     "A program, by its path or its name in `PATH`, and its arguments. No shell reads them; no secret belongs there.",
 )
@@ -85,7 +88,7 @@ def _table(kind: SourceKind) -> Table:
     for other, keys in _KEYS.items():
         for key in keys:
             owners.setdefault(key.name, []).append(f"kind: {other}")
-    own = Key(KIND.name, Kind(KIND.kind.read, kind.value), REQUIRED, KIND.doc)
+    own = Key(KIND.name, Kind(KIND.kind.read, kind.value, {"const": kind.value}), REQUIRED, KIND.doc)
     elsewhere = {name: " or ".join(found) for name, found in owners.items() if f"kind: {kind}" not in found}
     return Table(f"tokens.{kind}", (NAME, own, *_KEYS[kind]), elsewhere)
 
@@ -138,4 +141,4 @@ def _kind(spot: Spot) -> SourceKind:
     raise Reported
 
 
-READ: Final = Kind(_source, "source")
+READ: Final = Kind(_source, "source", tuple(TABLES.values()))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from sidecar.config import forms
 from sidecar.config.addresses import tcp_address
 from sidecar.config.faults import ConfigCode, Refused
 from sidecar.config.schema import Kind, text
@@ -60,7 +61,7 @@ def _http(*, query: bool) -> Kind[str]:
         _check_authority(authority)
         return value
 
-    return text(parse, "https URL")
+    return text(parse, "https URL", forms.starting("https?://"))
 
 
 def _check_authority(authority: str) -> None:
@@ -84,4 +85,4 @@ def _resource(value: str) -> str:
 
 ISSUER: Final = _http(query=False)
 JWKS: Final = _http(query=True)
-RESOURCE: Final = text(_resource, "absolute URI")
+RESOURCE: Final = text(_resource, "absolute URI", forms.matching(_URI))

@@ -24,7 +24,7 @@ SCHEME: Final = "spiffe://"
 
 # Spelled out, and matched with fullmatch only: `\w`, `\d` and IGNORECASE know letters beyond ASCII (U+017F, the long s,
 # folds to "s"), and `$` also matches before a final newline.
-_TRUST_DOMAIN: Final = re.compile(r"[a-z0-9._-]+")
+TRUST_DOMAIN: Final = re.compile(r"[a-z0-9._-]+")
 _SEGMENT: Final = re.compile(r"[a-zA-Z0-9._-]+")
 
 _SHOWN: Final = 80
@@ -74,7 +74,7 @@ class TrustDomain:
                 SpiffeIdCode.TRUST_DOMAIN_TOO_LONG,
                 f"the trust domain name is longer than {MAX_TRUST_DOMAIN_BYTES} bytes",
             )
-        if not _TRUST_DOMAIN.fullmatch(name):
+        if not TRUST_DOMAIN.fullmatch(name):
             raise SpiffeIdError(
                 _authority_defect(name),
                 f"a trust domain name has only the characters a-z 0-9 . - _, this is {shown(name)}",

@@ -9,6 +9,7 @@ import pytest
 from sidecar.config.faults import Fault, InvalidConfiguration
 from sidecar.config.load import Loaded, load
 from tests.support.ca import NOW, Ca
+from tests.support.schema import complaints
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -66,7 +67,9 @@ class Workspace:
         return path
 
     def load(self, text: str | bytes = VALID) -> Loaded:
-        return load(self.write(text), now=self.now, environ={})
+        loaded = load(self.write(text), now=self.now, environ={})
+        assert complaints(text) == []  # what is fine is fine by the JSON Schema too
+        return loaded
 
     def faults(self, text: str | bytes = VALID) -> tuple[Fault, ...]:
         """Every fault of a file, which must have one."""

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from sidecar.cli import main
 from sidecar.cli.check import summary
 from sidecar.clock import Clock
 from sidecar.config.effective import policy_version
+from sidecar.config.json_schema import shipped
 from sidecar.keys.tpm import public
 from sidecar.keys.tpm.public import Attribute
 from sidecar.keys.tpm.tss2 import OWNER, Wrapped
@@ -66,6 +68,14 @@ def test_faults_go_to_stderr_and_the_code_is_two(workspace: Workspace, capsys: p
         "    name at least one pin, or remove the key to let chain and name decide\n"
         f"{path}: 2 faults\n"
     )
+
+
+def test_the_schema_is_printed_in_place_of_a_check(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "--schema"]) == 0
+    said = capsys.readouterr()
+    assert said.err == ""
+    assert said.out == shipped()
+    assert json.loads(said.out)["title"] == "sidecar configuration"
 
 
 def test_a_file_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:

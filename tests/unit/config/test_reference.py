@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,21 +11,19 @@ from sidecar.config.reference import key_tables, not_served_list, written
 from sidecar.config.tables import TABLES
 from sidecar.config.unserved import NOT_SERVED
 from tests.support.ca import Ca
+from tests.support.generated import ANEW
+from tests.support.generated import REFERENCE as DOCUMENT
 
 if TYPE_CHECKING:
     from tests.support.configuration import Workspace
-
-DOCUMENT = Path(__file__).parents[3] / "docs" / "configuration.md"
-
 
 #: Whole files: the first without tokens, the second with them.
 EXAMPLES = re.findall(r"```yaml\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
 
 
 def test_the_reference_is_what_the_parser_knows() -> None:
-    """After a change of the tables: write docs/configuration.md anew with sidecar.config.reference.written."""
     text = DOCUMENT.read_text()
-    assert written(text) == text
+    assert written(text) == text, ANEW
 
 
 def test_every_section_and_key_is_in_the_reference() -> None:

@@ -26,16 +26,14 @@ async def drain(hub: Hub, listeners: Collection[AnyListener], seconds: float) ->
     """
     hub.draining = True
     deadline = hub.clock.monotonic() + seconds
-    done = await _end(hub, listeners, "inbound", deadline)
-    done = await _end(hub, listeners, "outbound", deadline) and done
-    for connection in list(hub.connections):
-        connection.give_up(ProxyCode.DRAINING)
-    for stream in list(hub.streams):
-        stream.abort()
+    done = await end(hub, listeners, "inbound", deadline)
+    done = await end(hub, listeners, "outbound", deadline) and done
+    cut(hub)
     return done
 
 
-async def _end(hub: Hub, listeners: Collection[AnyListener], direction: str, deadline: float) -> bool:
+async def end(hub: Hub, listeners: Collection[AnyListener], direction: str, deadline: float) -> bool:
+    """Ends one direction: stops accepting, and waits for what is in flight; says whether all of it ended in time."""
     for listener in listeners:
         if listener.service.direction == direction:
             listener.stop()
@@ -47,6 +45,14 @@ async def _end(hub: Hub, listeners: Collection[AnyListener], direction: str, dea
     for connection in live():
         connection.retire()
     return await _until(hub, lambda: not live(), deadline)
+
+
+def cut(hub: Hub) -> None:
+    """Closes what has not ended."""
+    for connection in list(hub.connections):
+        connection.give_up(ProxyCode.DRAINING)
+    for stream in list(hub.streams):
+        stream.abort()
 
 
 async def _until(hub: Hub, condition: Callable[[], bool], deadline: float) -> bool:

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sidecar.app import tokens
 from sidecar.app.build import Generation, Place, build, http_limits
-from sidecar.app.own_key import OwnKey
 from sidecar.app.watch import Settled
 from sidecar.config.faults import InvalidConfiguration
 from sidecar.config.load import Loaded, load
 from sidecar.errors import ConfigurationError, SidecarError
 from sidecar.identity import bundle
 from sidecar.proxy.failure import ProxyCode, ReloadCode
-from sidecar.proxy.listener import bind
 from sidecar.telemetry.record import Event
 
 if TYPE_CHECKING:
     import socket
 
+    from sidecar.app.own_key import OwnKey
     from sidecar.app.server import Server
     from sidecar.config.files import Snapshot
     from sidecar.config.values import Config
@@ -27,6 +27,24 @@ if TYPE_CHECKING:
     from sidecar.proxy.connection import Connection
     from sidecar.proxy.listener import AnyListener
     from sidecar.telemetry.access_log import AccessLog
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """All that a new configuration needs beside what serves already: another access log, sockets for new addresses."""
+
+    generation: Generation
+    log: AccessLog | None
+    bound: dict[Place, socket.socket]
+
+
+def refuse_fixed(old: Config, new: Config) -> None:
+    """Raises ConfigurationError for a change that needs a restart: all of it is refused, so that nobody believes a half."""
+    for key in ("admin", "health"):
+        if getattr(old, key) != getattr(new, key):
+            raise ConfigurationError(
+                ReloadCode.NEEDS_RESTART, f"{key} cannot change while running", hint=f"restart, or restore {key}"
+            )
 
 
 class Reloader:
@@ -54,48 +72,75 @@ class Reloader:
             if server.hub.draining:
                 server.messages.info("a reload during a drain is ignored", cause=cause)
                 return False
-            key: OwnKey | None = None
             try:
-                loaded = await self._read()
-                self._refuse_fixed(loaded)
-                key = await OwnKey.open(loaded, server.generation.key)
-                generation = build(server.hub, loaded, key, server.generation)
-                log, opened = await self._acquire(generation)
+                prepared = await self.prepare(await self._read())
+                taken = await self.commit(prepared)
             except SidecarError as error:
-                self._let_go(key)
                 self._reload_failed(error, cause)
                 return False
-            except BaseException:
-                self._let_go(key)
-                raise
-            if server.hub.draining:  # it began while the new listeners were opened
-                for listener in opened.values():
-                    listener.stop()
-                if log is not None:
-                    log.close()
-                self._let_go(key)
-                return False
-            self._swap(generation, opened)
-            await self._reopen_log(log)
+        if not taken:
+            return False
         server.metrics.reloads_total.labels("ok").inc()
-        server.messages.info("reloaded", cause=cause, policy=generation.policy_version)
+        server.messages.info("reloaded", cause=cause, policy=prepared.generation.policy_version)
         server.hub.access_log.write(server.event(Event.RELOAD), urgent=True)
         return True
 
-    def _let_go(self, key: OwnKey | None) -> None:
-        """Closes a key that was opened for what will never be in force."""
-        if key is not None and key is not self._server.generation.key:
-            key.retire(0)
+    # -- in two steps ---------------------------------------------------------------------------------------------------
 
-    async def _acquire(self, generation: Generation) -> tuple[AccessLog | None, dict[Place, AnyListener]]:
-        """Opens what is new: another access log, listeners on other addresses. All of it, or nothing."""
-        log = self._new_log(generation.loaded.config)
+    async def prepare(self, loaded: Loaded) -> Prepared:
+        """Makes everything that a checked configuration needs, while the old one serves on.
+
+        Raises SidecarError where that cannot be had: nothing is left of it then.
+        """
+        server = self._server
+        refuse_fixed(server.generation.loaded.config, loaded.config)
+        key = await server.open_key(loaded, server.generation.key)
         try:
-            return log, await self._server.open(generation, self._bind_new(generation))
+            generation = build(server.hub, loaded, key, server.generation)
+            log = self._new_log(loaded.config)
+            try:
+                bound = self._bind_new(generation)
+            except BaseException:
+                if log is not None:
+                    log.close()
+                raise
         except BaseException:
-            if log is not None:
-                log.close()
+            self._let_go(key)
             raise
+        return Prepared(generation, log, bound)
+
+    async def commit(self, prepared: Prepared) -> bool:
+        """Puts what was prepared into force; False where a drain has begun meanwhile: nothing is changed any more.
+
+        Raises BindError where a new address cannot be listened on after all: the old state serves on.
+        """
+        server = self._server
+        try:
+            opened = await server.open(prepared.generation, prepared.bound)
+        except BaseException:
+            self.abandon(prepared)
+            raise
+        if server.hub.draining:  # it began while the new listeners were opened
+            for listener in opened.values():
+                listener.stop()
+            self.abandon(prepared)
+            return False
+        self._swap(prepared.generation, opened)
+        await self._reopen_log(prepared.log)
+        return True
+
+    def abandon(self, prepared: Prepared) -> None:
+        """Lets go of what will never be in force."""
+        for sock in prepared.bound.values():
+            sock.close()
+        if prepared.log is not None:
+            prepared.log.close()
+        self._let_go(prepared.generation.key)
+
+    def _let_go(self, key: OwnKey) -> None:
+        """Closes a key that was opened for what will never be in force."""
+        if key is not self._server.generation.key:
+            key.retire(0)
 
     async def _read(self) -> Loaded:
         try:
@@ -111,15 +156,6 @@ class Reloader:
         """These files were tried: they are tried again only when they change again."""
         self._tried = snapshot
         self.settled.took(snapshot)
-
-    def _refuse_fixed(self, loaded: Loaded) -> None:
-        """What cannot be changed while running refuses the reload as a whole, so that nobody believes it was taken."""
-        old, new = self._server.generation.loaded.config, loaded.config
-        for key in ("admin", "health"):
-            if getattr(old, key) != getattr(new, key):
-                raise ConfigurationError(
-                    ReloadCode.NEEDS_RESTART, f"{key} cannot change while running", hint=f"restart, or restore {key}"
-                )
 
     def _new_log(self, config: Config) -> AccessLog | None:
         """Opens another access log where the configuration asks for one."""
@@ -143,7 +179,7 @@ class Reloader:
         bound: dict[Place, socket.socket] = {}
         try:
             for place in generation.services.keys() - self._server.listeners.keys():
-                bound[place] = bind(place[1], place[2])
+                bound[place] = self._server.bind(place)
         except SidecarError:
             for sock in bound.values():
                 sock.close()

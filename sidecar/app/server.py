@@ -54,7 +54,7 @@ class Server:
         self.hub = self._hub(loaded)
         self.generation = build(self.hub, loaded, key or OwnKey.of_file(loaded.material.key), None)
         tokens.took_over(self.generation.tokens, None)
-        self._reloader = Reloader(self)
+        self.reloader = Reloader(self)
         self._consoles = self._make_consoles(loaded)
         self._watching: asyncio.Task[None] | None = None
         self._key_watch: asyncio.Task[None] | None = None
@@ -97,7 +97,7 @@ class Server:
         bound: dict[Place, socket.socket] = {}
         try:
             for place in self.generation.services:
-                bound[place] = bind(place[1], place[2])
+                bound[place] = self.bind(place)
             await self._open_consoles()
             self.listeners = await self.open(self.generation, bound)
         except BaseException:
@@ -107,14 +107,26 @@ class Server:
             raise
         self.hub.start()
         self.show(self.generation)
-        self._watching = spawn(watch(self._reloader.settled, self._reloader.look, self._files_changed), name="watch")
         self._watch_key(self.generation.key)
+        self._announce()
+
+    def _announce(self) -> None:
+        """Says that it serves, and begins to look for changed files."""
+        self._watching = spawn(watch(self.reloader.settled, self.reloader.look, self._files_changed), name="watch")
         self.hub.access_log.write(self.event(Event.START), urgent=True)
         own = self.generation.own
         self.messages.info("ready", identity=own.name, pin=own.pin, protection=own.protection)
         for listener in self.listeners.values():
             service = listener.service
             self.messages.info("listening", direction=service.direction, entry=service.name, address=listener.address)
+
+    def bind(self, place: Place) -> socket.socket:
+        """Returns a bound socket for a listener. Raises BindError."""
+        return bind(place[1], place[2])
+
+    async def open_key(self, loaded: Loaded, previous: OwnKey) -> OwnKey:
+        """Opens the key of a new configuration, or gives ``previous`` back; as `OwnKey.open`."""
+        return await OwnKey.open(loaded, previous)
 
     async def _open_consoles(self) -> None:
         for console in self._consoles:
@@ -179,7 +191,7 @@ class Server:
 
     async def reload(self, cause: str) -> bool:
         """Takes the configuration as its files are now, all or nothing; returns whether it is in force."""
-        return await self._reloader.reload(cause)
+        return await self.reloader.reload(cause)
 
     # -- the end --------------------------------------------------------------------------------------------------------
 
@@ -221,5 +233,8 @@ class Server:
         await self._close_consoles()
         await self.generation.key.close()
         await close_retired()
-        self.hub.access_log.write(self.event(Event.STOP), urgent=True)
+        self._say_farewell()
         self.hub.access_log.close()
+
+    def _say_farewell(self) -> None:
+        self.hub.access_log.write(self.event(Event.STOP), urgent=True)

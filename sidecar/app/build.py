@@ -16,6 +16,7 @@ from sidecar.proxy.inbound import InboundService
 from sidecar.proxy.outbound import OutboundService, TlsDestination
 from sidecar.proxy.pool import PlainDestination, Pool
 from sidecar.proxy.service import Self
+from sidecar.proxy.target import TcpTarget
 from sidecar.proxy.tunnel_service import InboundTunnels, OutboundTunnels, Wanted, Way
 from sidecar.tls.contexts import HTTP_ALPN, NO_ALPN, Credentials, client_context, server_context
 from sidecar.tls.expectation import expect_peer
@@ -95,7 +96,7 @@ def _resumes(generation: Generation, entry: Inbound | Outbound) -> bool:
 def _inbound(hub: Hub, generation: Generation, entry: Inbound, kept: Generation) -> Entry:
     target = entry.forward.address
     key = ("inbound", entry.name, target)
-    pool = kept.pools.get(key) or Pool(PlainDestination(target.host, target.port, hub), hub)
+    pool = kept.pools.get(key) or Pool(PlainDestination(TcpTarget(target.host, target.port), hub), hub)
     generation.pools[key] = pool
     table = Table.compile(entry.allow, generation.policy_version)
     tls, tokens = _server_context(generation, entry, HTTP_ALPN), check_of(hub, generation, entry, kept)
@@ -124,7 +125,7 @@ def _outbound(hub: Hub, generation: Generation, entry: Outbound, kept: Generatio
 
 def _inbound_tunnels(hub: Hub, generation: Generation, entry: Inbound, kept: Generation) -> Entry:
     target = entry.forward.address
-    where = PlainDestination(target.host, target.port, hub)
+    where = PlainDestination(TcpTarget(target.host, target.port), hub)
     way = Way(where, _dialler(hub, generation, ("inbound", entry.name), kept), target)
     table = Table.compile(entry.allow, generation.policy_version)
     return InboundTunnels(hub, entry.name, generation.own, _server_context(generation, entry, NO_ALPN), table, way)
@@ -171,4 +172,4 @@ def _tls_destination(hub: Hub, generation: Generation, entry: Outbound, alpn: tu
     bundles, domain = generation.loaded.material.bundles, entry.peer.trust_domain
     expect, resumes = expect_peer(entry.peer, entry.pins), _resumes(generation, entry)
     tls = client_context(_credentials(generation), bundles, domain, expect, alpn, resumption=resumes)
-    return TlsDestination(entry.connect.host, entry.connect.port, entry.server_name, tls, hub)
+    return TlsDestination(TcpTarget(entry.connect.host, entry.connect.port), entry.server_name, tls, hub)

@@ -19,11 +19,12 @@ T = TypeVar("T")
 
 
 class Place(Protocol):
-    """Where to connect to: ``host`` and ``port``, and the same as text for the log."""
+    """Where to connect to; ``text`` names it in the log."""
 
-    host: str
-    port: int
     text: str
+
+    async def open(self, stream: Stream) -> None:
+        """Makes the connection whose protocol is ``stream``; raises OSError."""
 
 
 def demand(permit: Permit) -> None:
@@ -50,7 +51,7 @@ async def connect(hub: Hub, where: Place, stream: Stream, ready: asyncio.Future[
     connected = False
     try:
         async with asyncio.timeout(hub.limits.connect_timeout):
-            await hub.loop.create_connection(lambda: stream, where.host, where.port)
+            await where.open(stream)
             connected = True
             await ready
     except BaseException as error:
@@ -71,7 +72,7 @@ def dial_error(error: BaseException, text: str) -> DialError | None:
     """Names why a connection could not be made; None for what is no failure of the upstream (a cancellation)."""
     if isinstance(error, TimeoutError):
         return DialError(ProxyCode.UPSTREAM_CONNECT_TIMEOUT, f"{text} did not answer in time")
-    if isinstance(error, ConnectionRefusedError):
+    if isinstance(error, (ConnectionRefusedError, FileNotFoundError)):  # the latter: no such socket file
         return DialError(ProxyCode.UPSTREAM_REFUSED, f"nothing listens on {text}")
     if isinstance(error, socket.gaierror):
         return DialError(ProxyCode.UPSTREAM_NAME, f"the name in {text} cannot be resolved")

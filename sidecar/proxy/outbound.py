@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from sidecar.proxy.lane import Lanes
     from sidecar.proxy.pool import Pool
     from sidecar.proxy.stream import StreamUser
+    from sidecar.proxy.target import Target
     from sidecar.tls.contexts import TlsContext
     from sidecar.tokens.lease import Lease
 
@@ -47,13 +48,16 @@ class _Memo:
 class TlsDestination:
     """The named peer of an outbound entry; resumes TLS sessions where the peer offers them."""
 
-    def __init__(self, host: str, port: int, server_name: str | None, context: TlsContext, hub: Hub) -> None:
-        self.host = host
-        self.port = port
-        self.text = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    def __init__(self, target: Target, server_name: str | None, context: TlsContext, hub: Hub) -> None:
+        self.text = target.text
+        self._target = target
         self._server_name = server_name
         self._context = context
         self._hub = hub
+
+    async def open(self, stream: Stream) -> None:
+        """Connects to the one target."""
+        await self._target.open(self._hub.loop, stream)
 
     def stream(self, user: StreamUser) -> Stream:
         """Makes a TLS stream, client side."""

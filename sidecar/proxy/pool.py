@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sidecar.policy.decision import Permit
     from sidecar.proxy.hub import Hub
     from sidecar.proxy.stream import StreamUser
+    from sidecar.proxy.target import Target
     from sidecar.telemetry.record import Context
 
 #: Retries: at most one in five requests, after a first few, so that they never double the load on an upstream that fails.
@@ -29,10 +30,11 @@ RETRY_BURST = 10.0
 class Destination(Protocol):
     """Where a pool's connections go, and what they are."""
 
-    #: ``host`` and ``port`` to connect to, and the same as text for the log.
-    host: str
-    port: int
+    #: Where they go, for the log.
     text: str
+
+    async def open(self, stream: Stream) -> None:
+        """Makes the connection whose protocol is ``stream``; raises OSError. It may be cancelled."""
 
     def stream(self, user: StreamUser) -> Stream:
         """Makes the stream of a new connection."""
@@ -47,11 +49,14 @@ class Destination(Protocol):
 class PlainDestination:
     """An upstream in plaintext: the agent behind an inbound listener."""
 
-    def __init__(self, host: str, port: int, hub: Hub) -> None:
-        self.host = host
-        self.port = port
-        self.text = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    def __init__(self, target: Target, hub: Hub) -> None:
+        self.text = target.text
+        self._target = target
         self._hub = hub
+
+    async def open(self, stream: Stream) -> None:
+        """Connects to the one target."""
+        await self._target.open(self._hub.loop, stream)
 
     def stream(self, user: StreamUser) -> Stream:
         """Makes a plaintext stream."""

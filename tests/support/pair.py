@@ -30,6 +30,7 @@ from sidecar.proxy.listener import Listener, bind
 from sidecar.proxy.outbound import OutboundService, TlsDestination
 from sidecar.proxy.pool import PlainDestination, Pool
 from sidecar.proxy.service import Self as Own
+from sidecar.proxy.target import TcpTarget
 from sidecar.proxy.tunnel_service import InboundTunnels, OutboundTunnels, Wanted, Way
 from sidecar.tasks import exception_handler
 from sidecar.telemetry.access_log import AccessLog
@@ -268,7 +269,7 @@ def own(identity: Identity) -> Own:
 
 def inbound_service(hub: Hub, identity: Identity, ca: Ca, rules: tuple[Rule, ...], port: int) -> InboundService:
     tls = server_context(credentials(identity), ca.bundles)
-    pool = Pool(PlainDestination(LOOPBACK, port, hub), hub)
+    pool = Pool(PlainDestination(TcpTarget(LOOPBACK, port), hub), hub)
     return InboundService(hub, "tools", own(identity), tls, Table.compile(rules, "0123456789abcdef"), pool)
 
 
@@ -276,7 +277,7 @@ def inbound_tunnels(
     hub: Hub, identity: Identity, ca: Ca, rules: tuple[Rule, ...], port: int, version: str = "0123456789abcdef"
 ) -> InboundTunnels:
     tls = server_context(credentials(identity), ca.bundles, NO_ALPN)
-    way = Way(PlainDestination(LOOPBACK, port, hub), Dialler(hub), port)
+    way = Way(PlainDestination(TcpTarget(LOOPBACK, port), hub), Dialler(hub), port)
     return InboundTunnels(hub, "tools", own(identity), tls, Table.compile(rules, version), way)
 
 
@@ -285,7 +286,7 @@ def outbound_tunnels(
 ) -> OutboundTunnels:
     expect = expect_peer(IdPattern.parse(plan.peer), plan.pins)
     tls = client_context(credentials(identity), ca.bundles, ca.domain, expect, NO_ALPN)
-    way = Way(TlsDestination(LOOPBACK, port, None, tls, hub), Dialler(hub), port)
+    way = Way(TlsDestination(TcpTarget(LOOPBACK, port), None, tls, hub), Dialler(hub), port)
     route = ConnectionRoute("outbound.tools", version)
     return OutboundTunnels(hub, "tools", own(identity), route, way, Wanted(expect, ca.domain))
 
@@ -298,7 +299,7 @@ def connections_of(service: Any) -> int:
 def outbound_service(hub: Hub, identity: Identity, ca: Ca, plan: Plan, listen: int, port: int) -> OutboundService:
     expect = expect_peer(IdPattern.parse(plan.peer), plan.pins)
     tls = client_context(credentials(identity), ca.bundles, ca.domain, expect)
-    pool = Pool(TlsDestination(LOOPBACK, port, None, tls, hub), hub)
+    pool = Pool(TlsDestination(TcpTarget(LOOPBACK, port), None, tls, hub), hub)
     route = Route("outbound.tools", listen_hosts(LOOPBACK, listen), plan.hosts, plan.origins)
     us = own(identity)
     lanes = Lanes(Lane(pool, None, us.svid.not_after), hub.clock)

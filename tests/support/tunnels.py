@@ -275,10 +275,14 @@ class TlsPeer(Peer):
 class Destination:
     """Where the tunnel leads."""
 
-    host, port, text = "192.0.2.2", 1, "192.0.2.2:1"
+    place = ("192.0.2.2", 1)
+    text = "192.0.2.2:1"
 
     def __init__(self, bench: Bench) -> None:
         self.bench = bench
+
+    async def open(self, stream: Stream) -> None:
+        await self.bench.hub.loop.create_connection(lambda: stream, *self.place)
 
     def stream(self, user: Any) -> Stream:
         return self.bench.ends(user, tls=self.bench.direction == "outbound", server=False)
@@ -302,7 +306,7 @@ class Loop:
         return getattr(self._loop, name)
 
     async def create_connection(self, factory: Callable[[], Stream], host: str, port: int) -> None:
-        assert (host, port) == (Destination.host, Destination.port)
+        assert (host, port) == Destination.place
         await self.go
         self._bench.connect(self._bench.up, factory())
 

@@ -13,6 +13,7 @@ from sidecar.proxy.dial import dial_error
 from sidecar.proxy.failure import DialError, ProxyCode
 from sidecar.proxy.pool import PlainDestination
 from sidecar.proxy.stream import State
+from sidecar.proxy.target import TcpTarget
 from tests.support.pair import LOOPBACK, Plan, Upstream, keep_answering, read_head, world
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ PERMIT = Permit("rule", "id", "version")
 
 def aim(w: World, host: str, port: int) -> None:
     """Lets the inbound entry forward to another address from now on."""
-    w.inbound.service.pool.destination = PlainDestination(host, port, w.hub)
+    w.inbound.service.pool.destination = PlainDestination(TcpTarget(host, port), w.hub)
 
 
 def free_port() -> int:
@@ -149,6 +150,9 @@ def test_every_failure_of_a_dial_has_its_code() -> None:
         found = dial_error(error, "address")
         assert found is not None
         assert found.code is code
+    missing = dial_error(FileNotFoundError(), "unix:/run/agent.sock")
+    assert missing is not None
+    assert missing.code is ProxyCode.UPSTREAM_REFUSED
     assert dial_error(asyncio.CancelledError(), "address") is None
     assert dial_error(ValueError(), "address") is None
 

@@ -13,6 +13,7 @@ from sidecar.clock import Clock
 from sidecar.identity.pins import Pin
 from sidecar.proxy.dialler import Dialler
 from sidecar.proxy.pool import PlainDestination
+from sidecar.proxy.target import TcpTarget
 from sidecar.proxy.tunnel import Tunnel
 from sidecar.proxy.tunnel_service import _engine
 from sidecar.telemetry.access_log import AccessLog
@@ -216,14 +217,15 @@ async def test_threats_13_27_the_peer_that_was_not_meant_gets_nothing(
 @pytest.mark.threat(52)
 async def test_threat_52_an_upstream_that_is_not_there_is_named(tmp_path: Path) -> None:
     async with world(tmp_path, plan()) as w:
-        w.inbound.service.way.destination.port = free_port()
+        destination = w.inbound.service.way.destination
+        there, destination._target = destination._target, TcpTarget(LOOPBACK, free_port())
         agent = await w.plain()
         agent.send(b"hello")
         await agent.rest()
         assert agent.reset
         (line,) = await w.logged(1, event="tunnel", direction="inbound")
         assert (line["error"], line["decision"]) == ("upstream_refused", "allow")
-        w.inbound.service.way.destination.port = w.upstream.port
+        destination._target = there
         await talks(await w.plain())
 
 
@@ -378,7 +380,7 @@ async def test_without_a_permit_nothing_is_dialled(tmp_path: Path, permit: Any) 
     async with world(tmp_path, plan()) as w:
         dialler = Dialler(w.hub)
         with pytest.raises(TypeError, match="permit"):
-            await dialler.dial(permit, PlainDestination(LOOPBACK, w.upstream.port, w.hub), object())  # type: ignore[arg-type]
+            await dialler.dial(permit, PlainDestination(TcpTarget(LOOPBACK, w.upstream.port), w.hub), object())  # type: ignore[arg-type]
         assert (dialler.size, w.upstream.connections) == (0, 0)
 
 

@@ -1,0 +1,69 @@
+"""Where a connection to an upstream is made to: a host and a port, or the file of a UNIX socket."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import TYPE_CHECKING, Final, Protocol
+
+if TYPE_CHECKING:
+    from sidecar.proxy.stream import Stream
+
+
+#: How long to wait before a listener whose queue is full is tried again, in seconds.
+_FULL_PAUSE: Final = 0.01
+
+
+class Target(Protocol):
+    """``text`` names it in the log."""
+
+    text: str
+
+    async def open(self, loop: asyncio.AbstractEventLoop, stream: Stream) -> None:
+        """Makes the connection whose protocol is ``stream``; raises what the system does, OSError."""
+
+
+class TcpTarget:
+    """A host, without brackets, and a port."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self.text = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        self._host = host
+        self._port = port
+
+    async def open(self, loop: asyncio.AbstractEventLoop, stream: Stream) -> None:
+        """Resolves a name, and tries its addresses one after the other."""
+        await loop.create_connection(lambda: stream, self._host, self._port)
+
+
+class UnixTarget:
+    """The path of a UNIX socket."""
+
+    def __init__(self, path: str) -> None:
+        self.text = f"unix:{path}"
+        self._path = path
+
+    async def open(self, loop: asyncio.AbstractEventLoop, stream: Stream) -> None:
+        """Connects: a missing file is FileNotFoundError, one that nobody listens on any more ConnectionRefusedError."""
+        sock = await self._connect()
+        try:
+            await loop.create_unix_connection(lambda: stream, sock=sock)
+        except BaseException:
+            sock.close()
+            raise
+
+    async def _connect(self) -> socket.socket:
+        sock = socket.socket(socket.AF_UNIX)
+        try:
+            sock.setblocking(False)
+            # Unlike TCP this is done at once, or never: a queue that is full has to be asked again (connect(2), EAGAIN).
+            while True:
+                try:
+                    sock.connect(self._path)
+                except BlockingIOError:
+                    await asyncio.sleep(_FULL_PAUSE)
+                else:
+                    return sock
+        except BaseException:
+            sock.close()
+            raise

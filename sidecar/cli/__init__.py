@@ -29,10 +29,15 @@ FINE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
 
 
 class Command(NamedTuple):
-    """One row of the table: where a command lives, and what `sidecar --help` says of it."""
+    """One row of the table: where a command lives, and what `sidecar --help` says of it.
+
+    ``hardened``: its process is (`sidecar.hardening`), as it may hold a key, a PIN or a token; not where it starts
+    programs of the user's, which would inherit some of that.
+    """
 
     module: str
     help: str
+    hardened: bool = True
 
 
 #: A new command is one new file and one line here.
@@ -43,7 +48,7 @@ COMMANDS: Final = {
     "key": Command("sidecar.cli.key", "make a private key in a file, a TPM or a token, or try one"),
     "token": Command("sidecar.cli.token", "print a fresh token of a running proxy"),
     "signer": Command("sidecar.cli.signer", "let other processes use a private key without having it"),
-    "demo": Command("sidecar.cli.demo", "show two agents and two sidecars at work on this machine"),
+    "demo": Command("sidecar.cli.demo", "show two agents and two sidecars at work on this machine", hardened=False),
 }
 
 _EXAMPLE: Final = """\
@@ -57,11 +62,15 @@ exit codes: 0 fine, 1 failed while running, 2 the configuration or the command l
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit code. Nothing is raised: no traceback ever reaches a user."""
+    """Runs one command and returns its exit code. Nothing is raised: no traceback ever reaches a user.
+
+    Without ``argv`` the process is ours, and is hardened where the command asks for it; one that calls this with a command
+    line of its own making is not ours to change.
+    """
     try:
         _soften(sys.stdout)
         _soften(sys.stderr)
-        code = _run(sys.argv[1:] if argv is None else argv)
+        code = _run(sys.argv[1:], ours=True) if argv is None else _run(argv, ours=False)
         sys.stdout.flush()  # here, where a reader that went away is no surprise
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -87,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
-def _run(argv: Sequence[str]) -> int:
+def _run(argv: Sequence[str], *, ours: bool) -> int:
     parser = _parser(next((word for word in argv if not word.startswith("-")), None))
     try:
         args = parser.parse_args(argv)
@@ -96,8 +105,19 @@ def _run(argv: Sequence[str]) -> int:
     if args.command is None:
         parser.print_help(sys.stderr)
         return WRONG
-    code: int = importlib.import_module(COMMANDS[args.command].module).run(args)
+    command = COMMANDS[args.command]
+    if ours and command.hardened:
+        _harden()
+    code: int = importlib.import_module(command.module).run(args)
     return code
+
+
+def _harden() -> None:
+    """Before anything secret is read. What the system refuses is said; it protects what must work all the same."""
+    from sidecar.hardening import harden  # noqa: PLC0415 - only a command that runs needs it
+
+    for missing in harden():
+        complain(f"warning: not hardened: {missing}", "does a seccomp profile of the container forbid it?")
 
 
 def _parser(chosen: str | None) -> argparse.ArgumentParser:

@@ -80,6 +80,7 @@ def test_threat_25_odd_requests_are_answered_and_closed(tools: Sidecar, request_
     assert tools.ready
 
 
+@pytest.mark.needs("root")
 def test_without_the_section_there_is_no_listener(site: Site) -> None:
     """Nothing of the process listens on TCP but what the data side names."""
     tools = site.tools(1).start()

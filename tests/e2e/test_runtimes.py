@@ -28,6 +28,7 @@ def without(site: Site, *modules: str) -> dict[str, str]:
     return {"PYTHONPATH": str(folder)}
 
 
+@pytest.mark.needs("root")
 @pytest.mark.parametrize(
     ("loop", "absent"),
     [

@@ -23,6 +23,12 @@ PARTS: dict[str, tuple[str, str, str]] = {
     "nginx": ("program", "nginx", "apt-get install nginx-light"),
     "wrk": ("program", "wrk", "apt-get install wrk"),
     "setpriv": ("program", "setpriv", "apt-get install util-linux"),
+    "unshare": ("program", "unshare", "apt-get install util-linux"),
+    "root": (
+        "uid",
+        "0",
+        "run the tests as root: what looks into the proxy, or starts programs as other users, needs that",
+    ),
     "swtpm": ("program", "swtpm", "apt-get install swtpm swtpm-tools"),
     "tpm2-tools": ("program", "tpm2", "apt-get install tpm2-tools"),
     "tpm2-pytss": ("module", "tpm2_pytss", "apt-get install libtss2-dev gcc python3-dev pkg-config, then make again"),
@@ -58,6 +64,8 @@ def missing(part: str) -> bool:
         from bench.peers.table import PEERS
 
         return PEERS[name].missing(Work.HTTP) is not None
+    if kind == "uid":
+        return os.geteuid() != int(name)
     if kind == "cores":
         return (os.cpu_count() or 1) < int(name)
     if kind == "files":

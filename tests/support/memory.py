@@ -22,7 +22,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
 #: What it takes, for whoever has it not.
-NEEDED = "reading another process's memory needs Linux and CAP_SYS_PTRACE, or a kernel.yama.ptrace_scope below 2"
+NEEDED = (
+    "reading the memory of a process that is not dumpable, as the proxy's is not, needs Linux and CAP_SYS_PTRACE (root)"
+)
+_NOT_DUMPABLE = """
+from sidecar.hardening import harden
+harden()
+print(flush=True)
+input()
+"""
 #: What the kernel shows as readable and lets nobody read by way of /proc: its own clock, without anything of a process.
 _KERNELS: Final = frozenset({"[vvar]", "[vvar_vclock]", "[vsyscall]"})
 _BLOCK: Final = 4 * 1024 * 1024
@@ -143,8 +151,11 @@ def search_folder(folder: Path, forms: Mapping[str, bytes], *, besides: Iterable
 
 
 def permitted() -> bool:
-    """Says whether this process may look into one that it has started."""
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+    """Says whether this process may look into one that it has started, and that protects itself as the proxy does."""
+    command = [sys.executable, "-c", _NOT_DUMPABLE]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
         try:
             Path(f"/proc/{child.pid}/mem").open("rb", buffering=0).close()
         except OSError:

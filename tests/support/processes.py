@@ -142,13 +142,18 @@ class Pending(threading.Thread):
 
 @dataclass
 class Sidecar:
-    """One `sidecar run`. `config` may be changed and written again at any time."""
+    """One `sidecar run`. `config` may be changed and written again at any time.
+
+    ``wrapper`` is a command that starts it, ``owner`` the uid whose file the configuration is, where that is not ours.
+    """
 
     name: str
     folder: Path
     config: dict[str, Any]
     process: subprocess.Popen[bytes] | None = None
     environ: dict[str, str] = field(default_factory=dict)
+    wrapper: tuple[str, ...] = ()
+    owner: int | None = None
 
     # -- files ----------------------------------------------------------------------------------------------------
 
@@ -175,6 +180,8 @@ class Sidecar:
     def write(self) -> None:
         """Writes the configuration, whole at once."""
         replace_file(self.file, yaml.dump(self.config, Dumper=_Plain, sort_keys=False).encode())
+        if self.owner is not None:
+            os.chown(self.file, self.owner, self.owner)
 
     def port(self, direction: str = "inbound", entry: int = 0) -> int:
         """The port of a listener as the configuration names it."""
@@ -187,7 +194,7 @@ class Sidecar:
         self.write()
         with self.stdout_file.open("ab") as out, self.stderr_file.open("ab") as err:
             self.process = subprocess.Popen(
-                [*COMMAND, "run", *arguments, str(self.file)],
+                [*self.wrapper, *COMMAND, "run", *arguments, str(self.file)],
                 stdin=subprocess.DEVNULL,
                 stdout=out if stdout is None else stdout,
                 stderr=err,

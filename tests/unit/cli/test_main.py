@@ -176,3 +176,24 @@ def test_streams_take_names_that_their_encoding_cannot_hold(
     command(lambda _: 0 * sys.stdout.write("ä\udcff\n"))
     assert main(["run", "x"]) == 0
     assert raw.getvalue() == b"\\xe4\\udcff\n"
+
+
+def test_a_process_of_ours_is_hardened_before_its_command_runs(
+    command: Callable[[Callable[[argparse.Namespace], int]], None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr("sidecar.hardening.harden", lambda: told.append("hardened") or ["no\x1b prctl"])
+    monkeypatch.setattr(sys, "argv", ["sidecar", "run", "planner.yaml"])
+    command(lambda args: told.append(args.file) or 0)
+    assert main() == 0
+    assert told == ["hardened", "planner.yaml"]
+    shown = capsys.readouterr().err
+    assert shown.startswith("sidecar: warning: not hardened: no\\x1b prctl\n    ")
+    assert main(["run", "planner.yaml"]) == 0
+    assert told[2:] == ["planner.yaml"], "what calls us is not ours to harden"
+
+
+def test_every_command_is_hardened_but_those_that_start_programs_of_the_user() -> None:
+    assert [name for name, row in COMMANDS.items() if not row.hardened] == ["demo"]

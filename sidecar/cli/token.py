@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 from enum import StrEnum
@@ -11,9 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from sidecar.admin.client import AskCode, AskError, Reply, ask
-from sidecar.config.document import parse
-from sidecar.config.faults import Faults, InvalidConfiguration, Refused, quote
-from sidecar.config.files import Look
+from sidecar.cli.configuration import read_configuration
+from sidecar.config.faults import quote
 from sidecar.errors import ConfigurationError, LocalError
 from sidecar.tokens.codes import SourceError
 from sidecar.tokens.token import checked
@@ -57,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints the token. Raises SidecarError where there is none."""
-    config = _config(args.file)
+    config = read_configuration(args.file).config
     source = _source(config, args.name, args.file)
     socket = Path(config.admin.listen.path)
     reply = _asked(socket, source.name, args.file)
@@ -65,19 +63,6 @@ def run(args: argparse.Namespace) -> int:
         raise _refused(reply, socket, source.name)
     print(_token(reply))
     return 0
-
-
-def _config(path: Path) -> Config:
-    """Reads the file alone, and nothing that it names: whoever may ask for a token need not be able to read the key."""
-    faults, look = Faults(path), Look()
-    found = None
-    try:
-        found = parse(look.read(path.absolute()).data, path.absolute(), os.environ, faults).config
-    except Refused as error:
-        faults.refuse(error)
-    if found is None or faults.found:
-        raise InvalidConfiguration(faults.sorted(), look.snapshot(), left_out=faults.left_out)
-    return found
 
 
 def _source(config: Config, name: str, file: Path) -> SourceSettings:

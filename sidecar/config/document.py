@@ -28,7 +28,7 @@ class Parsed:
     """What a file says.
 
     ``config`` is None when there are faults. ``sources`` are the files that hold the identity, ``lines`` (key path ->
-    line) where they are named, and ``token_refs`` what sections about tokens name. ``roles`` are those in which our
+    line) where they are named and where rules stand, and ``token_refs`` what sections about tokens name. ``roles`` are those in which our
     certificate is presented: to callers as a server, to peers as a client.
     """
 

@@ -88,6 +88,7 @@ ALLOW_RULE: Final = Table("allow", (RULE_NAME, CALLER, RULE_PINS, METHODS, PATHS
 
 def _rule(spot: Spot) -> Rule:
     values = read_table(spot, ALLOW_RULE)
+    spot.ledger.lines[spot.key] = spot.line
     name, caller = values.get(RULE_NAME), values.get(CALLER)
     if name:
         spot.ledger.rule_names.append((name, values.spots["name"]))

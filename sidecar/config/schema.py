@@ -119,7 +119,7 @@ class Ledger:
     issuers_used: list[tuple[str, Spot]] = field(default_factory=list)
     sources: Sources = field(default_factory=Sources)
     token_refs: TokenRefs = field(default_factory=TokenRefs)
-    lines: dict[str, int] = field(default_factory=dict)  # key path -> line, of the keys that name files
+    lines: dict[str, int] = field(default_factory=dict)  # key path -> line, of keys that name files and of rules
 
 
 @dataclass(frozen=True, slots=True)

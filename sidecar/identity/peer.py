@@ -1,4 +1,7 @@
-"""A proven identity: what :func:`sidecar.identity.verify.verify` returns and nothing else makes outside of tests."""
+"""A proven identity: what :func:`sidecar.identity.verify.verify` returns.
+
+Nothing else makes one outside of tests, but for `sidecar.policy.explain`, which only supposes one and hands it to nobody.
+"""
 
 from __future__ import annotations
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from sidecar.app.tokens import TokenParts, check_of, helpers_of, make_lanes
 from sidecar.config.effective import policy_version
-from sidecar.config.values import Protocol, Resumption
+from sidecar.config.values import Protocol, Resumption, Tls
 from sidecar.http.limits import HttpLimits
 from sidecar.policy.routes import ConnectionRoute, Route, RouteTable, listen_hosts
 from sidecar.policy.table import Table
@@ -22,9 +23,10 @@ from sidecar.tls.contexts import HTTP_ALPN, NO_ALPN, Credentials, client_context
 from sidecar.tls.expectation import expect_peer
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Callable, Hashable
 
     from sidecar.app.own_key import OwnKey
+    from sidecar.app.public import Roots
     from sidecar.config.load import Loaded
     from sidecar.config.values import Inbound, Outbound
     from sidecar.limits import Limits
@@ -54,6 +56,8 @@ class Generation:
     destinations: dict[Hashable, Destination] = field(default_factory=dict)
     diallers: dict[Hashable, Dialler] = field(default_factory=dict)
     tokens: TokenParts = field(default_factory=TokenParts)
+    #: What ordinary HTTPS services are verified by: one, or none where there are no such entries.
+    roots: list[Roots] = field(default_factory=list)
 
 
 def http_limits(limits: Limits) -> HttpLimits:
@@ -104,20 +108,43 @@ def _inbound(hub: Hub, generation: Generation, entry: Inbound, kept: Generation)
 
 
 def _outbound(hub: Hub, generation: Generation, entry: Outbound, kept: Generation) -> Entry:
-    key = _outbound_key(generation, entry)
+    key, route, make = _reach(hub, generation, entry, kept)
     pool = kept.pools.get(key)
     if pool is None or pool.retired:  # a lane that was replaced may be named again
-        pool = Pool(_tls_destination(hub, generation, entry, HTTP_ALPN), hub)
+        pool = Pool(make(), hub)
     generation.pools[key] = pool
-    lanes = make_lanes(hub, generation, entry, pool, _route(generation, entry), kept)
-    route = Route(
+    lanes = make_lanes(hub, generation, entry, pool, route, kept)
+    names = Route(
         rule=f"outbound.{entry.name}",
         listen=listen_hosts(entry.listen.host, entry.listen.port),
         hosts=entry.hosts,
         origins=entry.origins,
+        paths=entry.paths,
+        methods=entry.methods,
     )
-    routes = RouteTable(route, generation.policy_version)
-    return OutboundService(hub, entry.name, generation.own, routes, lanes, entry.host)
+    routes = RouteTable(names, generation.policy_version)
+    return _service_kind(entry)(hub, entry.name, generation.own, routes, lanes, entry.host)
+
+
+def _service_kind(entry: Outbound) -> type[OutboundService]:
+    if entry.tls is Tls.MUTUAL:
+        return OutboundService
+    from sidecar.app.public import service_kind  # noqa: PLC0415 - for such entries alone
+
+    return service_kind(entry)
+
+
+def _reach(
+    hub: Hub, generation: Generation, entry: Outbound, kept: Generation
+) -> tuple[Hashable, Hashable, Callable[[], Destination]]:
+    """Returns all that a connection of an entry depends on, the same without our own identity, and who makes them."""
+    if entry.tls is Tls.PUBLIC:
+        from sidecar.app.public import reach  # noqa: PLC0415 - for such entries alone
+
+        key, make = reach(hub, generation, entry, kept)
+        return key, key, make
+    destination = partial(_tls_destination, hub, generation, entry, HTTP_ALPN)
+    return _outbound_key(generation, entry), _route(generation, entry), destination
 
 
 # --- tunnels
@@ -138,7 +165,7 @@ def _outbound_tunnels(hub: Hub, generation: Generation, entry: Outbound, kept: G
     dialler = _dialler(hub, generation, ("outbound", entry.name), kept)
     route = ConnectionRoute(f"outbound.{entry.name}", generation.policy_version)
     way = Way(where, dialler, (entry.connect, entry.server_name))
-    wanted = Wanted(expect_peer(entry.peer, entry.pins), entry.peer.trust_domain)
+    wanted = Wanted(expect_peer(entry.named_peer, entry.pins), entry.named_peer.trust_domain)
     return OutboundTunnels(hub, entry.name, generation.own, route, way, wanted)
 
 
@@ -163,13 +190,13 @@ def _outbound_key(generation: Generation, entry: Outbound) -> Hashable:
 
 def _route(generation: Generation, entry: Outbound) -> Hashable:
     """The same, our own certificate and its key aside."""
-    bundle = generation.loaded.material.bundles[entry.peer.trust_domain]
+    bundle = generation.loaded.material.bundles[entry.named_peer.trust_domain]
     who = (entry.connect, entry.server_name, str(entry.peer), entry.pins)
     return ("outbound", entry.name, entry.protocol, _resumes(generation, entry), *who, bundle.fingerprint)
 
 
 def _tls_destination(hub: Hub, generation: Generation, entry: Outbound, alpn: tuple[str, ...]) -> TlsDestination:
-    bundles, domain = generation.loaded.material.bundles, entry.peer.trust_domain
-    expect, resumes = expect_peer(entry.peer, entry.pins), _resumes(generation, entry)
+    bundles, domain = generation.loaded.material.bundles, entry.named_peer.trust_domain
+    expect, resumes = expect_peer(entry.named_peer, entry.pins), _resumes(generation, entry)
     tls = client_context(_credentials(generation), bundles, domain, expect, alpn, resumption=resumes)
     return TlsDestination(TcpTarget(entry.connect.host, entry.connect.port), entry.server_name, tls, hub)

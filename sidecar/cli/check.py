@@ -13,7 +13,7 @@ from sidecar.config.effective_tokens import token_header
 from sidecar.config.faults import printable
 from sidecar.config.load import load
 from sidecar.config.urls import plaintext
-from sidecar.config.values import Protocol
+from sidecar.config.values import Protocol, Tls
 from sidecar.keys.spec import RemoteKey, TpmKey
 from sidecar.keys.uri import Pkcs11Key
 from sidecar.tokens.settings import ExecSource, FileSource, OAuth2Source
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from sidecar.config.load import Loaded
     from sidecar.config.values import Config, Inbound, Outbound
+    from sidecar.policy.paths import PathPattern
     from sidecar.policy.rules import Rule
     from sidecar.tokens.requirement import Requirement
     from sidecar.tokens.settings import SourceSettings
@@ -109,11 +110,19 @@ def _rules(entry: Inbound) -> Iterator[str]:
 def _conditions(rule: Rule) -> str:
     found = [
         _count(len(rule.pins), "pin", "pins") if rule.pins else "",
-        "methods " + " ".join(sorted(method.decode("ascii") for method in rule.methods)) if rule.methods else "",
-        "paths " + " ".join(map(str, rule.paths)) if rule.paths else "",
+        _asks(rule.methods, rule.paths),
         _asked(rule.token) if rule.token else "",
     ]
     return "".join(f", {each}" for each in found if each)
+
+
+def _asks(methods: frozenset[bytes], paths: tuple[PathPattern, ...]) -> str:
+    """Returns what requests may ask for; nothing where that is anything."""
+    found = [
+        "methods " + " ".join(sorted(method.decode("ascii") for method in methods)) if methods else "",
+        "paths " + " ".join(map(str, paths)) if paths else "",
+    ]
+    return ", ".join(each for each in found if each)
 
 
 def _asked(token: Requirement) -> str:
@@ -134,8 +143,17 @@ def _origin(source: SourceSettings) -> str:
 
 def _outbound(entry: Outbound) -> Iterator[str]:
     tcp = ", any bytes" if entry.protocol is Protocol.TCP else ""
-    yield f"  outbound  {entry.name}: {entry.listen} -> {entry.connect} (mutual TLS{tcp})"
-    yield f"              peer {entry.peer}" + (f", {_count(len(entry.pins), 'pin', 'pins')}" if entry.pins else "")
+    pins = f", {_count(len(entry.pins), 'pin', 'pins')}" if entry.pins else ""
+    if entry.tls is Tls.MUTUAL:
+        yield f"  outbound  {entry.name}: {entry.listen} -> {entry.connect} (mutual TLS{tcp})"
+        yield f"              peer {entry.peer}{pins}"
+    elif entry.passthrough:
+        yield f"  outbound  {entry.name}: {entry.listen} -> {entry.connect} (the agent's own TLS, any bytes in it)"
+    else:
+        yield f"  outbound  {entry.name}: {entry.listen} -> {entry.connect} (TLS)"
+        yield f"              service {entry.server_name or entry.connect.host}, by the system's roots{pins}"
+    if asked := _asks(entry.methods, entry.paths):
+        yield f"              {asked}"
     if entry.hosts:
         yield f"              called {' '.join(sorted(host.decode('ascii') for host in entry.hosts))}"
     if entry.token:
@@ -152,6 +170,11 @@ def _unsafe(loaded: Loaded) -> list[str]:
         f"outbound {entry.name}: whoever reaches {entry.listen} speaks with our identity"
         for entry in loaded.config.outbound
         if not entry.listen.loopback
+    ]
+    found += [
+        f"outbound {entry.name}: the name {entry.connect.host} may lead to private addresses"
+        for entry in loaded.config.outbound
+        if entry.unsafe_private_addresses
     ]
     found += [
         f"tokens {source.name}: its issuer is reached in clear"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from sidecar.config import sections
 from sidecar.config.addresses import unix_address
 from sidecar.config.faults import ConfigCode, Refused
-from sidecar.config.schema import Ledger, Spot, Values, read_table
+from sidecar.config.schema import Ledger, Spot, Values, missing, read_table
 from sidecar.config.unserved import not_served
 from sidecar.config.values import Admin, Config, Sources, TokenRefs, UnixAddress
 from sidecar.config.yaml import Mapping, Scalar, Sequence, compose
@@ -124,6 +124,9 @@ def _check_across(top: Spot, values: Values) -> None:
             line=1,
             hint="add an entry under inbound or outbound; docs/configuration.md has an example",
         )
+    if top.ledger.no_trust and top.ledger.proves_peers:
+        place, path = top.ledger.no_trust
+        missing(place, sections.TRUST, path)
     _check_names(top.ledger)
     if top.ledger.sources_used or top.ledger.issuers_used:
         from sidecar.config.token_names import check_tokens  # noqa: PLC0415 - for files with tokens alone

@@ -8,7 +8,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from sidecar.config.kinds import spell_duration, spell_size
-from sidecar.config.values import Protocol
+from sidecar.config.values import Protocol, Resumption, Tls
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -63,8 +63,9 @@ def policy(config: Config) -> dict[str, Any]:
                 "listen": str(entry.listen),
                 "hosts": _words(entry.hosts),
                 "origins": _words(entry.origins),
-                "peer": str(entry.peer),
                 "pins": sorted(map(str, entry.pins)),
+                **_whom(entry),
+                **_requests(entry),
                 **({"token": entry.token, "token_header": _of_tokens().token_header(entry)} if entry.token else {}),
             }
             for entry in config.outbound
@@ -120,19 +121,39 @@ def _rule_policy(rule: Rule) -> dict[str, Any]:
     return {key: value for key, value in _rule(rule).items() if key != "token" or value is not None}
 
 
+def _whom(entry: Outbound) -> dict[str, Any]:
+    """Returns who may answer at an outbound entry, for the policy."""
+    if entry.tls is Tls.MUTUAL:
+        return {"peer": str(entry.peer)}
+    service = {"tls": entry.tls.value, "service": entry.server_name or entry.connect.host}
+    flags = {"passthrough": entry.passthrough, "unsafe_private_addresses": entry.unsafe_private_addresses}
+    return service | {name: flag for name, flag in flags.items() if flag}
+
+
+def _requests(entry: Outbound) -> dict[str, Any]:
+    """Returns what requests of an outbound entry may ask for, for the policy: absent where it is anything."""
+    found = {"methods": _words(entry.methods), "paths": sorted(map(str, entry.paths))}
+    return {name: words for name, words in found.items() if words}
+
+
 def _outbound(config: Config, entry: Outbound) -> dict[str, Any]:
     return {
         "name": entry.name,
         "listen": str(entry.listen),
         "hosts": _words(entry.hosts),
         "connect": str(entry.connect),
-        "peer": str(entry.peer),
+        "tls": entry.tls.value,
+        "peer": str(entry.peer) if entry.peer is not None else None,
         "pins": sorted(map(str, entry.pins)),
+        "methods": _words(entry.methods),
+        "paths": sorted(map(str, entry.paths)),
         "protocol": entry.protocol.value,
         "server_name": entry.server_name,
         "host": entry.host.decode("ascii") if entry.host is not None else None,
         "origins": _words(entry.origins),
-        "resumption": config.resumption_of(entry).value,
+        "resumption": config.resumption_of(entry).value if entry.tls is Tls.MUTUAL else Resumption.NEVER.value,
+        "passthrough": entry.passthrough,
+        "unsafe_private_addresses": entry.unsafe_private_addresses,
         "token": entry.token,
         "token_header": _of_tokens().token_header(entry) if entry.token else None,
     }

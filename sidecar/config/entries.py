@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from sidecar.config import addresses, forms, kinds, outbound_token
-from sidecar.config.faults import ConfigCode, Refused
+from sidecar.config import addresses, forms, kinds, outbound_public, outbound_token
+from sidecar.config.faults import ConfigCode, Refused, below
 from sidecar.config.schema import (
     REQUIRED,
     Absent,
@@ -17,11 +17,12 @@ from sidecar.config.schema import (
     Values,
     later,
     listing,
+    missing,
     read_table,
     some,
     text,
 )
-from sidecar.config.values import Forward, Inbound, Outbound, Protocol, Resumption
+from sidecar.config.values import Forward, Inbound, Outbound, Protocol, Resumption, Tls
 from sidecar.config.yaml import Mapping, Sequence
 from sidecar.identity.pattern import IdPattern
 from sidecar.identity.pins import Pin
@@ -149,6 +150,7 @@ def read_inbound(spot: Spot) -> Inbound:
     """Reads one inbound entry; raises Reported once its faults are in the list."""
     values = read_table(spot, INBOUND)
     name, listen, forward = values.get(INBOUND_NAME), values.get(INBOUND_LISTEN), values.get(FORWARD)
+    spot.ledger.proves_peers = True
     if name:
         spot.ledger.names.append(("inbound", name, values.spots["name"]))
     if listen:
@@ -205,20 +207,33 @@ HOSTS: Final = Key(
     listing(addresses.HOST, empty=some("then only the listen address and localhost are served")),
     (),
     "What the agent calls the peer, beside the listen address and `localhost`. No wildcard. Anything else is 403. "
-    "Not for `protocol: tcp`.",
+    "Not for `protocol: tcp`. With `tls: public`, absent: the service's own name.",
 )
 CONNECT: Final = Key(
-    "connect", addresses.CONNECT, REQUIRED, "Where the peer's sidecar listens: DNS name or IP address."
+    "connect",
+    addresses.CONNECT,
+    REQUIRED,
+    "Where the peer's sidecar listens, or the service: DNS name or IP address, and port.",
 )
-PEER: Final = Key(
+PEER: Final[Key[IdPattern | None]] = Key(
     "peer",
     PATTERN,
-    REQUIRED,
-    "Who must answer there, proven by chain and name before anything is sent: `/*` and `/**` as in `caller`.",
+    None,
+    "Required, but for `tls: public`. Who must answer there, proven by chain and name before anything is sent: `/*` and "
+    "`/**` as in `caller`.",
     absent=NO_PEER,
 )
 OUTBOUND_PINS: Final = Key(
     "pins", PINS, (), "The peer's key is one of these, in addition to chain and name. Absent: any key of that name."
+)
+OUTBOUND_METHODS: Final = Key(
+    "methods", METHODS.kind, (), "What the agent's requests may be. Absent: any method. Not for `protocol: tcp`."
+)
+OUTBOUND_PATHS: Final = Key(
+    "paths",
+    PATHS.kind,
+    (),
+    "What they may ask for, as in `allow`. Absent: any path, and the peer decides. Not for `protocol: tcp`.",
 )
 PROTOCOL: Final = Key(
     "protocol",
@@ -231,10 +246,14 @@ SERVER_NAME: Final[Key[str | None]] = Key(
     "server_name",
     addresses.SERVER_NAME,
     None,
-    "The SNI to send. Absent: the DNS name in `connect`, none for an IP address.",
+    "The SNI to send, and with `tls: public` the name to verify. Absent: the DNS name in `connect`; no SNI for an address.",
 )
 HOST: Final[Key[bytes | None]] = Key(
-    "host", addresses.HOST, None, "The `Host` to send. Absent: as the agent sent it. Not for `protocol: tcp`."
+    "host",
+    addresses.HOST,
+    None,
+    "The `Host` to send. Absent: as the agent sent it; with `tls: public` the service's own name. Not for "
+    "`protocol: tcp`.",
 )
 ORIGINS: Final = Key(
     "origins",
@@ -255,8 +274,11 @@ OUTBOUND: Final = Table(
         OUTBOUND_LISTEN,
         HOSTS,
         CONNECT,
+        outbound_public.TLS,
         PEER,
         OUTBOUND_PINS,
+        OUTBOUND_METHODS,
+        OUTBOUND_PATHS,
         PROTOCOL,
         SERVER_NAME,
         HOST,
@@ -264,8 +286,11 @@ OUTBOUND: Final = Table(
         RESUMPTION,
         outbound_token.TOKEN,
         outbound_token.TOKEN_HEADER,
+        outbound_public.PASSTHROUGH,
+        outbound_public.UNSAFE_ADDRESSES,
         UNSAFE_LISTEN,
     ),
+    rules=outbound_public.RULES,
 )
 
 
@@ -286,33 +311,61 @@ def read_outbound(spot: Spot) -> Outbound:
                 hint="use 127.0.0.1, or accept it with unsafe_plaintext_listen: true",
             )
             values.refuse(OUTBOUND_LISTEN, refused)
-    if values.get(PROTOCOL) is Protocol.TCP:
-        _refuse_request_keys(values)
+    if values.get(outbound_public.TLS) is Tls.MUTUAL:
+        _require_peer(spot, values)
+        if values.get(PROTOCOL) is Protocol.TCP:
+            _refuse_request_keys(values)
     outbound_token.check(values)
+    outbound_public.check(
+        values, values.get(CONNECT), values.get(PROTOCOL), values.get(outbound_token.TOKEN), values.get(HOSTS)
+    )
     values.settle()
-    connect = values[CONNECT]
+    return _outbound(values)
+
+
+def _require_peer(spot: Spot, values: Values) -> None:
+    spot.ledger.proves_peers = True
+    place = dict(spot.entries()).get(PEER.name)
+    if place is None or place.empty:
+        missing(place or spot, PEER, below(spot.key, PEER.name))
+        values.complete = False
+
+
+def _outbound(values: Values) -> Outbound:
+    connect, tls = values[CONNECT], values[outbound_public.TLS]
     token_header, token_scheme = values[outbound_token.TOKEN_HEADER]
+    server_name = values[SERVER_NAME] or (connect.host if connect.ip is None else None)
+    hosts, host = frozenset(values[HOSTS]), values[HOST]
+    if tls is Tls.PUBLIC:
+        own = outbound_public.authority(connect, server_name)
+        hosts, host = hosts or frozenset((own,)), host or own
     return Outbound(
         name=values[OUTBOUND_NAME],
         listen=values[OUTBOUND_LISTEN],
         connect=connect,
         peer=values[PEER],
         pins=frozenset(values[OUTBOUND_PINS]),
-        hosts=frozenset(values[HOSTS]),
-        server_name=values[SERVER_NAME] or (connect.host if connect.ip is None else None),
-        host=values[HOST],
+        hosts=hosts,
+        server_name=server_name,
+        host=host,
         origins=frozenset(values[ORIGINS]),
         protocol=values[PROTOCOL],
         resumption=values[RESUMPTION],
         token=values[outbound_token.TOKEN],
         token_header=token_header,
         token_scheme=token_scheme,
+        tls=tls,
+        passthrough=values[outbound_public.PASSTHROUGH],
+        unsafe_private_addresses=values[outbound_public.UNSAFE_ADDRESSES],
+        methods=frozenset(values[OUTBOUND_METHODS]),
+        paths=values[OUTBOUND_PATHS],
     )
 
 
 def _refuse_request_keys(values: Values) -> None:
     """Refuses what is about requests where there are none."""
-    for key in (HOSTS, HOST, ORIGINS, outbound_token.TOKEN, outbound_token.TOKEN_HEADER):
+    keys = (HOSTS, HOST, ORIGINS, OUTBOUND_METHODS, OUTBOUND_PATHS, outbound_token.TOKEN, outbound_token.TOKEN_HEADER)
+    for key in keys:
         if key.name in values.spots:
             refused = Refused(
                 ConfigCode.NOT_FOR_TCP,

@@ -81,6 +81,9 @@ class ConfigCode(StrEnum):
     BAD_FIELD_NAME = "bad_field_name"
     OUT_OF_RANGE = "out_of_range"
     NOT_FOR_TCP = "not_for_tcp"
+    NOT_FOR_PUBLIC = "not_for_public"
+    ONLY_FOR_PUBLIC = "only_for_public"
+    NOT_FOR_PASSTHROUGH = "not_for_passthrough"
     SOCKET_PATH_TOO_LONG = "socket_path_too_long"
     ADMIN_ON_TCP = "admin_on_tcp"
     # What only shows in the whole
@@ -97,6 +100,8 @@ class ConfigCode(StrEnum):
     PLAINTEXT_FORWARD = "plaintext_forward"
     PLAINTEXT_LISTEN = "plaintext_listen"
     PLAINTEXT_ISSUER = "plaintext_issuer"
+    PRIVATE_ADDRESS = "private_address"
+    BOUND_TOKEN = "bound_token"  # noqa: S105 - a code
     UNKNOWN_TRUST_DOMAIN = "unknown_trust_domain"
     UNKNOWN_TOKEN = "unknown_token"  # noqa: S105 - a code
     UNKNOWN_ISSUER = "unknown_issuer"

@@ -117,6 +117,11 @@ class Ledger:
     issuer_names: list[tuple[str, Spot]] = field(default_factory=list)
     sources_used: list[tuple[str, Spot]] = field(default_factory=list)  # (name of a source, place that names it)
     issuers_used: list[tuple[str, Spot]] = field(default_factory=list)
+    public_tokens: list[tuple[str, Spot]] = field(
+        default_factory=list
+    )  # as sources_used: those that leave for services
+    proves_peers: bool = False  # some entry needs `identity.trust`
+    no_trust: tuple[Spot, str] | None = None  # where that would stand, and its key path
     sources: Sources = field(default_factory=Sources)
     token_refs: TokenRefs = field(default_factory=TokenRefs)
     lines: dict[str, int] = field(default_factory=dict)  # key path -> line, of keys that name files and of rules

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from sidecar.config import addresses, entries, forms, kinds, limits
-from sidecar.config.faults import ConfigCode, Refused
+from sidecar.config.faults import ConfigCode, Refused, below
 from sidecar.config.schema import (
     REQUIRED,
     Absent,
@@ -82,12 +82,12 @@ KEY: Final = Key(
     "`signer:unix:PATH`; see below. A file with a key or a PIN is refused when the world can read it, or a group that is "
     "not ours, or when its owner is neither us nor root.",
 )
-TRUST: Final = Key(
+TRUST: Final[Key[Mapping[TrustDomain, Path]]] = Key(
     "trust",
     Kind(_trust, "mapping of trust domain to path", forms.mapping(forms.matching(TRUST_DOMAIN), forms.TEXT)),
-    REQUIRED,
-    "The trust bundle (PEM) of each trust domain. A peer's chain counts only against the bundle of its own domain; "
-    "the system's certificate store is never used.",
+    MappingProxyType({}),
+    "Required, unless all entries are outbound and `tls: public`. The trust bundle (PEM) of each trust domain. A peer's "
+    "chain counts only against the bundle of its own domain; the system's certificate store is never used for peers.",
     absent=NO_TRUST,
 )
 IDENTITY: Final = Table("identity", (CERTIFICATE, KEY, TRUST))
@@ -96,6 +96,8 @@ IDENTITY: Final = Table("identity", (CERTIFICATE, KEY, TRUST))
 def _identity(spot: Spot) -> Identity:
     values = read_table(spot, IDENTITY)
     ledger = spot.ledger
+    if TRUST.name not in values.spots:
+        ledger.no_trust = (dict(spot.entries()).get(TRUST.name) or spot, below(spot.key, TRUST.name))
     ledger.sources = replace(ledger.sources, certificate=values.get(CERTIFICATE), key=values.get(KEY))
     ledger.lines.update((place.key, place.line) for place in values.spots.values())
     values.settle()

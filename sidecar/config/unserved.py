@@ -23,7 +23,6 @@ NOT_SERVED: Final = {
     "outbound.listen shared": "a second outbound entry on one listen address",
     "outbound.connect unix": "a UNIX socket to connect to (unix:)",
     "outbound.uids": "a choice of uids for a data listener (uids)",
-    "outbound.tls": "an ordinary HTTPS service (tls: public)",
     "health.listen unix": "a health listener on a UNIX socket (unix:)",
 }
 

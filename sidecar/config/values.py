@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from sidecar.identity.pins import Pin
     from sidecar.identity.spiffe import TrustDomain
     from sidecar.keys.spec import KeySpec
+    from sidecar.policy.paths import PathPattern
     from sidecar.policy.rules import Rule
     from sidecar.tokens.settings import Issuer, SecretRef, SourceSettings
 
@@ -67,6 +68,13 @@ class Protocol(StrEnum):
 
     HTTP = "http"
     TCP = "tcp"
+
+
+class Tls(StrEnum):
+    """Whom an outbound entry leads to: a peer that we prove and that proves us, or an ordinary HTTPS service."""
+
+    MUTUAL = "mutual"
+    PUBLIC = "public"
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +139,10 @@ class Inbound:
 
 @dataclass(frozen=True, slots=True)
 class Outbound:
-    """One plaintext listener for the agent, and the one peer that its requests, or connections, go to.
+    """One plaintext listener for the agent, and the one peer or service that its requests, or connections, go to.
+
+    ``peer`` is None for an ordinary HTTPS service alone; ``passthrough`` and ``unsafe_private_addresses`` are about those.
+    ``methods`` and ``paths`` are what requests may ask for, empty for anything.
 
     ``hosts`` and ``origins`` are as `sidecar.policy.routes` parses them. ``server_name`` is the SNI to send: the DNS
     name in ``connect`` unless the file says otherwise, None for an IP address. ``host`` is the outgoing ``Host``, None
@@ -142,7 +153,7 @@ class Outbound:
     name: str
     listen: TcpAddress
     connect: TcpAddress
-    peer: IdPattern
+    peer: IdPattern | None
     pins: frozenset[Pin] = frozenset()
     hosts: frozenset[bytes] = frozenset()
     server_name: str | None = None
@@ -153,6 +164,18 @@ class Outbound:
     token: str | None = None
     token_header: bytes = b"Authorization"
     token_scheme: bytes = b"Bearer"
+    tls: Tls = Tls.MUTUAL
+    passthrough: bool = False
+    unsafe_private_addresses: bool = False
+    methods: frozenset[bytes] = frozenset()
+    paths: tuple[PathPattern, ...] = ()
+
+    @property
+    def named_peer(self) -> IdPattern:
+        """The peer, where there has to be one; ValueError for an ordinary HTTPS service."""
+        if self.peer is None:
+            raise ValueError("an ordinary HTTPS service has no SPIFFE ID")
+        return self.peer
 
 
 @dataclass(frozen=True, slots=True)

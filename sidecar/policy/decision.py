@@ -33,6 +33,7 @@ class Reason(StrEnum):
     WEB_PAGE = "web_page"
     HOST_MISMATCH = "host_mismatch"
     HOST_NOT_SERVED = "host_not_served"
+    PASSTHROUGH_ONLY = "passthrough_only"
 
 
 DenialReason: TypeAlias = "Reason | PathCode | TokenCode"

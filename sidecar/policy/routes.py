@@ -35,7 +35,7 @@ class Route:
     """One outbound entry. ``rule`` is ``outbound.<entry>``.
 
     ``listen`` are the values of ``Host`` that mean the listener itself (`listen_hosts`); ``hosts`` and ``origins`` are
-    as `parse_host` and `parse_origin` give them. ``paths`` empty: any path, the peer decides.
+    as `parse_host` and `parse_origin` give them. ``paths`` empty: any path, the peer decides; ``methods`` empty: any.
     """
 
     rule: str
@@ -43,6 +43,7 @@ class Route:
     hosts: frozenset[bytes] = frozenset()
     origins: frozenset[bytes] = frozenset()
     paths: tuple[PathPattern, ...] = ()
+    methods: frozenset[bytes] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,7 @@ def web_page(fields: Iterable[tuple[bytes, bytes, bytes]]) -> WebPage:
 class RouteTable:
     """One compiled entry: the only one of its listener. ``version`` names the policy it was compiled from."""
 
-    __slots__ = ("_absolute", "_allowed", "_origin", "_origins", "_paths", "rule", "version")
+    __slots__ = ("_absolute", "_allowed", "_methods", "_origin", "_origins", "_paths", "rule", "version")
 
     def __init__(self, entry: Route, version: str) -> None:
         self.rule = entry.rule
@@ -91,6 +92,7 @@ class RouteTable:
         self._absolute = frozenset(spelling for host in entry.hosts for spelling in _spellings(host))
         self._origin = self._absolute | entry.listen
         self._origins = entry.origins
+        self._methods = entry.methods
         #: The last request that no page sent and that was allowed: what repeats itself is not decided again.
         self._allowed: tuple[bytes, bytes, bytes, bytes] | None = None
         self._paths: PathTree[bool] | None = None
@@ -142,6 +144,8 @@ class RouteTable:
                 return error.code, BAD_REQUEST
         if self._paths is not None and (asterisk or not self._paths.find(path)):
             return Reason.PATH_NOT_ALLOWED, 403
+        if self._methods and method not in self._methods:
+            return Reason.METHOD_NOT_ALLOWED, 403
         return None, 0
 
     def _from_web(self, page: WebPage) -> bool:

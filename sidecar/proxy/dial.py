@@ -60,7 +60,8 @@ async def connect(hub: Hub, where: Place, stream: Stream, ready: asyncio.Future[
         if not connected:
             stream.disown()
         failure = dial_error(error, where.text)
-        if failure is None:
+        if failure is None or failure is error:
+            failure = None
             raise
         try:
             raise failure from error
@@ -70,6 +71,8 @@ async def connect(hub: Hub, where: Place, stream: Stream, ready: asyncio.Future[
 
 def dial_error(error: BaseException, text: str) -> DialError | None:
     """Names why a connection could not be made; None for what is no failure of the upstream (a cancellation)."""
+    if isinstance(error, DialError):
+        return error  # whoever opens it has said so
     if isinstance(error, TimeoutError):
         return DialError(ProxyCode.UPSTREAM_CONNECT_TIMEOUT, f"{text} did not answer in time")
     if isinstance(error, (ConnectionRefusedError, FileNotFoundError)):  # the latter: no such socket file

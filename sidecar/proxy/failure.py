@@ -15,6 +15,7 @@ class ProxyCode(StrEnum):
     UPSTREAM_REFUSED = "upstream_refused"
     UPSTREAM_UNREACHABLE = "upstream_unreachable"
     UPSTREAM_NAME = "upstream_name_unknown"
+    UPSTREAM_FORBIDDEN = "upstream_address_forbidden"
     UPSTREAM_CONNECT_TIMEOUT = "upstream_connect_timeout"
     UPSTREAM_TLS = "upstream_tls"
     UPSTREAM_RESET = "upstream_reset"
@@ -59,6 +60,7 @@ STATUS: dict[ProxyCode, int] = {
     ProxyCode.UPSTREAM_REFUSED: 502,
     ProxyCode.UPSTREAM_UNREACHABLE: 502,
     ProxyCode.UPSTREAM_NAME: 502,
+    ProxyCode.UPSTREAM_FORBIDDEN: 502,
     ProxyCode.UPSTREAM_CONNECT_TIMEOUT: 504,
     ProxyCode.UPSTREAM_TLS: 502,
     ProxyCode.UPSTREAM_RESET: 502,

@@ -105,16 +105,23 @@ class Recipe:
 
 
 class Proving(Protocol):
-    """What an engine needs of a context: OpenSSL's part of it, and who is at the other end once OpenSSL is done.
+    """What an engine needs of a context: OpenSSL's part of it, and who is at the other end once OpenSSL is done."""
 
-    ``role`` is our own. ``blocking`` says that a handshake step may wait for the device with our key, and is to be made in
-    a thread; ``take_failure`` gives, once, why the last signature in this thread failed.
-    """
+    @property
+    def role(self) -> Role:
+        """Our own."""
 
-    role: Role
-    blocking: bool
-    sslcontext: BareContext
-    take_failure: Callable[[], BaseException | None]
+    @property
+    def blocking(self) -> bool:
+        """Whether a handshake step may wait for the device with our key, and is to be made in a thread."""
+
+    @property
+    def sslcontext(self) -> BareContext:
+        """OpenSSL's part."""
+
+    @property
+    def take_failure(self) -> Callable[[], BaseException | None]:
+        """Gives, once, why the last signature in this thread failed."""
 
     def prove(self, connection: ssl.SSLObject, now: float) -> Peer | Site:
         """Says who is there, or raises: before anything of ours but a handshake has left."""

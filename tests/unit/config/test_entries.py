@@ -174,13 +174,6 @@ BAD = {
         "outbound[0].hosts[1]",
         '"Tools.Internal" stands twice in the list',
     ),
-    # outbound paths and methods are of a later version, under no name that this one knows
-    "outbound methods": (
-        edit("    peer:", "    methods: [GET]\n    peer:"),
-        ConfigCode.UNKNOWN_KEY,
-        "outbound[0].methods",
-        "the key is unknown",
-    ),
     # tunnels have no requests
     "methods in a tunnel": (
         edit("/planner/*\n", "/planner/*\n        methods: [GET]\n", TCP),

@@ -28,7 +28,6 @@ CASES = {
     "outbound.listen shared": (edit("admin:\n", SECOND), "outbound[1].listen"),
     "outbound.connect unix": (edit("tools.example.org:8443", "unix:/run/x.sock"), "outbound[0].connect"),
     "outbound.uids": (edit("    hosts:", "    uids: [1]\n    hosts:"), "outbound[0].uids"),
-    "outbound.tls": (edit("    hosts:", "    tls: public\n    hosts:"), "outbound[0].tls"),
     "health.listen unix": (edit("127.0.0.1:14021", "unix:/run/x.sock"), "health.listen"),
 }
 

@@ -27,6 +27,8 @@ TOOLS = Route(
 )
 SOME_PATHS = Route(rule="outbound.tools", listen=TOOLS.listen, paths=(PathPattern.parse("/mcp/**"),))
 
+POSTS = Route(rule="outbound.tools", listen=TOOLS.listen, methods=frozenset((b"POST",)))
+
 
 def outcome(
     *,
@@ -328,3 +330,18 @@ def test_what_repeats_itself_is_routed_as_if_it_came_for_the_first_time(
     table = RouteTable(entry, "v1")
     for asked in requests:
         assert table.route(*asked, decision_id="d") == RouteTable(entry, "v1").route(*asked, decision_id="d")
+
+
+def test_an_entry_with_methods_takes_no_others() -> None:
+    assert outcome(entry=POSTS, method="POST") == PERMITTED
+    assert outcome(entry=POSTS, method="POST", path="//odd") == PERMITTED  # paths are the peer's to decide, as before
+    for method in ("GET", "post", "OPTIONS"):
+        assert outcome(entry=POSTS, method=method) == (Reason.METHOD_NOT_ALLOWED, 403)
+    assert outcome(entry=POSTS, method="OPTIONS", path="*") == (Reason.METHOD_NOT_ALLOWED, 403)
+
+
+def test_a_path_that_is_not_allowed_is_told_before_its_method() -> None:
+    both = Route(rule="outbound.tools", listen=TOOLS.listen, paths=SOME_PATHS.paths, methods=POSTS.methods)
+    assert outcome(entry=both, method="POST", path="/mcp/x") == PERMITTED
+    assert outcome(entry=both, method="GET", path="/mcp/x") == (Reason.METHOD_NOT_ALLOWED, 403)
+    assert outcome(entry=both, method="GET", path="/other") == (Reason.PATH_NOT_ALLOWED, 403)

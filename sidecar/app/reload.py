@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures.thread  # noqa: F401 - for `to_thread`: asyncio loads it when there may be no descriptor to do so
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ from sidecar.app.build import Generation, Place, build, http_limits
 from sidecar.app.watch import Settled
 from sidecar.config.faults import InvalidConfiguration
 from sidecar.config.load import Loaded, load
-from sidecar.errors import ConfigurationError, SidecarError
+from sidecar.errors import ConfigurationError, LocalError, SidecarError
 from sidecar.identity import bundle
 from sidecar.proxy.failure import ProxyCode, ReloadCode
 from sidecar.telemetry.record import Event
@@ -77,6 +78,9 @@ class Reloader:
                 taken = await self.commit(prepared)
             except SidecarError as error:
                 self._reload_failed(error, cause)
+                return False
+            except OSError as error:  # what is missing is not the configuration's fault, and may be there again later
+                self._reload_failed(_lacking(error), cause)
                 return False
         if not taken:
             return False
@@ -227,3 +231,8 @@ class Reloader:
         for fault in faults:
             server.messages.error(str(fault))
         server.hub.access_log.write(server.event(Event.RELOAD, error=str(error.code)), urgent=True)
+
+
+def _lacking(error: OSError) -> LocalError:
+    text = f"the system does not give what a reload needs: {error.strerror or type(error).__name__}"
+    return LocalError(ReloadCode.SYSTEM, text, hint="reload again when it does")

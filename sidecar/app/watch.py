@@ -31,9 +31,17 @@ class Settled:
 
 
 async def watch(settled: Settled, look: Callable[[], Hashable], changed: Callable[[], Awaitable[None]]) -> None:
-    """Looks once a second, for ever, and calls ``changed`` when the files have settled on something new."""
+    """Looks once a second, for ever, and calls ``changed`` when the files have settled on something new.
+
+    What goes wrong once, perhaps because there was no memory, is told, and does not end the watch: a file that revokes
+    somebody may come after it.
+    """
+    loop = asyncio.get_running_loop()
     while True:
         await asyncio.sleep(LOOK_SECONDS)
-        seen = look()
-        if settled.changed(seen):
-            await changed()
+        try:
+            seen = look()
+            if settled.changed(seen):
+                await changed()
+        except Exception as error:  # noqa: BLE001 - see above
+            loop.call_exception_handler({"message": "a look at the files failed", "exception": error, "where": "watch"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from sidecar.proxy.stream import Stream
 
 T = TypeVar("T")
+
+#: What the system says when it has nothing left for us. That is no fault of the upstream.
+EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
 class Place(Protocol):
@@ -85,6 +89,8 @@ def dial_error(error: BaseException, text: str) -> DialError | None:
         return DialError(ProxyCode.UPSTREAM_TLS, str(error), cause=error.code)
     if isinstance(error, ConnectionResetError):
         return DialError(ProxyCode.UPSTREAM_RESET, f"{text} closed the connection before it was ready")
+    if isinstance(error, OSError) and error.errno in EXHAUSTED:
+        return DialError(ProxyCode.OUT_OF_RESOURCES, f"{text} cannot be dialled: {error.strerror}")
     if isinstance(error, OSError):
         return DialError(ProxyCode.UPSTREAM_UNREACHABLE, f"{text} cannot be reached: {error.strerror or error}")
     return None

@@ -50,6 +50,7 @@ class ProxyCode(StrEnum):
     LIMIT_UPSTREAM_CONNECTIONS = "limit_upstream_connections"
     SIGNING_LATE = "signer_timeout"
     SIGNING = "signing_failed"
+    OUT_OF_RESOURCES = "out_of_resources"
     LOG_FULL = "log_full"
     DRAINING = "draining"
     INTERNAL = "internal"
@@ -74,6 +75,7 @@ STATUS: dict[ProxyCode, int] = {
     ProxyCode.LIMIT_UPSTREAM_CONNECTIONS: 503,
     ProxyCode.SIGNING: 503,
     ProxyCode.TOKEN_UNAVAILABLE: 503,
+    ProxyCode.OUT_OF_RESOURCES: 503,
     ProxyCode.LOG_FULL: 503,
     ProxyCode.DRAINING: 503,
     ProxyCode.INTERNAL: 500,
@@ -160,3 +162,4 @@ class ReloadCode(StrEnum):
     """Why a reload is refused although the file is right."""
 
     NEEDS_RESTART = "reload_needs_restart"
+    SYSTEM = "reload_system"

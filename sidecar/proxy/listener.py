@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import socket
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from sidecar.proxy import account
+from sidecar.proxy.accept import Acceptor
 from sidecar.proxy.connection import Connection, Entry, Kind
 from sidecar.proxy.downstream import Downstream
 from sidecar.proxy.failure import BindCode, BindError, ProxyCode
@@ -15,6 +14,7 @@ from sidecar.proxy.stream import format_address
 from sidecar.proxy.tunnel import Tunnel
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable
 
     from sidecar.errors import SidecarError
@@ -25,9 +25,6 @@ S = TypeVar("S", bound=Entry)
 
 #: Connections that the kernel may complete before we accept them.
 BACKLOG = 1024
-#: Connections that asyncio accepts before it looks at anything else. Without a free descriptor it also fails so often at
-#: once, each time with an error of its own and a second's wait that does not hold back the next.
-ACCEPTS = 1
 
 #: What becomes of a connection, by the kind of its entry.
 _KINDS: dict[Kind, Callable[[Any], Connection]] = {Kind.HTTP: Downstream, Kind.TCP: Tunnel}
@@ -42,8 +39,10 @@ def bind(host: str, port: int) -> socket.socket:
     """
     text = format_address((host, port))
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock: socket.socket | None = None
     try:
+        # Named, or asyncio does not see that what it accepts is TCP, and leaves the delay of small writes on.
+        sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         sock.setblocking(False)
         # A restart need not wait for the old connections' TIME_WAIT; on Linux a live listener still refuses this.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -51,7 +50,8 @@ def bind(host: str, port: int) -> socket.socket:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind((host, port))
     except OSError as error:
-        sock.close()
+        if sock is not None:
+            sock.close()
         code = BindCode.of(error)
         raise BindError(code, f"cannot listen on {text}: {error.strerror or error}", hint=code.hint) from error
     return sock
@@ -65,7 +65,7 @@ class Listener(Generic[S]):
         self.service = service
         self.address = format_address(sock.getsockname())
         self._sock = sock
-        self._server: asyncio.Server | None = None
+        self._acceptor: Acceptor | None = None
         #: No longer accepts: the configuration has no such entry any more, or the process is ending.
         self.stopped = False
 
@@ -76,22 +76,29 @@ class Listener(Generic[S]):
             BindError: another process listens on the address all the same.
 
         """
+        hub = self.hub
         try:
-            # uvloop takes a failure to listen for a server that serves, so the kernel is asked before.
             self._sock.listen(BACKLOG)
-            self._server = await self.hub.loop.create_server(self._accept, sock=self._sock, backlog=ACCEPTS)
-            self._sock.listen(BACKLOG)  # again: create_server has made it smaller
         except OSError as error:
             self._sock.close()
             code = BindCode.of(error)
             raise BindError(code, f"cannot listen on {self.address}: {error.strerror}", hint=code.hint) from error
+        failed = hub.metrics.accept_errors_total
+        self._acceptor = Acceptor(
+            hub.loop,
+            self._sock,
+            self._take,
+            messages=hub.messages,
+            failed=lambda error: failed.labels(error).inc(),
+            address=self.address,
+        )
+        self._acceptor.start()
 
     def stop(self) -> None:
         """Stops accepting; open connections go on."""
         self.stopped = True
-        if self._server is not None:
-            self._server.close()
-            self._server = None
+        if self._acceptor is not None:
+            self._acceptor.close()
         else:
             self._sock.close()
 
@@ -142,9 +149,16 @@ class Listener(Generic[S]):
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
-    def _accept(self) -> asyncio.BaseProtocol:
+    def _take(self, _: socket.socket, address: object) -> asyncio.Protocol | None:
+        """Makes what serves a connection; None for one too many, which costs no more than this."""
         code = self._excess(one_more=1)
-        return _KINDS[self.service.kind](self).stream if code is None else _Refusal(self, code)
+        if code is not None:
+            self.limited(format_address(address), code)
+            return None
+        return self._accept()
+
+    def _accept(self) -> Stream:
+        return _KINDS[self.service.kind](self).stream
 
     def _excess(self, *, one_more: int = 0) -> ProxyCode | None:
         hub = self.hub
@@ -156,17 +170,3 @@ class Listener(Generic[S]):
 
 #: A listener of whichever kind its entry is at the moment.
 AnyListener: TypeAlias = Listener[Any]
-
-
-class _Refusal(asyncio.Protocol):
-    """Takes the place of a connection that is one too many: closed before it costs anything."""
-
-    def __init__(self, listener: AnyListener, code: ProxyCode) -> None:
-        self._listener = listener
-        self._code = code
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Closes at once, counted and logged."""
-        self._listener.limited(format_address(transport.get_extra_info("peername")), self._code)
-        with contextlib.suppress(AttributeError):  # a transport that is already gone has nothing to abort
-            transport.abort()  # type: ignore[attr-defined]

@@ -161,6 +161,7 @@ class Metrics:
             "tunnel_bytes_total", "Bytes that tunnels carried.", "direction", "listener", "flow"
         )
         self.refused_total = counter("refused_total", "Connections closed before a request was read.", "code")
+        self.accept_errors_total = counter("accept_errors_total", "Connections that could not be accepted.", "error")
         self.connections = gauge("connections", "Open downstream connections.", "direction")
         self.handshakes_total = counter("handshakes_total", "TLS handshakes.", "role", "result", "resumed")
         self.handshake_duration_seconds = histogram(

@@ -65,3 +65,32 @@ async def test_the_watch_looks_again_and_again_and_calls_once_for_one_change(mon
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     assert calls == ["b"]
+
+
+async def test_a_look_or_a_reload_that_fails_does_not_end_the_watch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "LOOK_SECONDS", 0.001)
+    told: list[BaseException] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context["exception"]))
+    states: Iterator[str | Exception] = iter([MemoryError(), "b", "b", "b"])
+    done = asyncio.Event()
+    calls = 0
+
+    def look() -> str:
+        seen = next(states, "b")
+        if isinstance(seen, Exception):
+            raise seen
+        return seen
+
+    async def changed() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise OSError("no descriptor")
+        done.set()
+
+    task = asyncio.get_running_loop().create_task(watch(Settled("a"), look, changed))
+    await asyncio.wait_for(done.wait(), 10)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    asyncio.get_running_loop().set_exception_handler(None)
+    assert [type(error) for error in told] == [MemoryError, OSError]

@@ -22,6 +22,7 @@ NAMES = {
     "sidecar_handshake_queue": ("role",),
     "sidecar_denied_total": ("reason",),
     "sidecar_refused_total": ("code",),
+    "sidecar_accept_errors_total": ("error",),
     "sidecar_certificate_expiry_timestamp_seconds": (),
     "sidecar_reloads_total": ("result",),
     "sidecar_tokens_refreshed_total": ("source", "result"),

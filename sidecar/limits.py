@@ -45,6 +45,8 @@ class Limits:
     upstream_idle_timeout: float = 4.0
     #: A response body that stays silent, such as a server-sent event stream: cut.
     stream_idle_timeout: float = 3600.0
+    #: A connection that carries requests, from accept to its end: in the last tenth answers say that it closes, then cut.
+    connection_lifetime: float = 24 * 3600.0
     #: A tunnel (tcp) in which no byte moves in either direction: cut.
     tunnel_idle_timeout: float = 3600.0
     #: A tunnel (tcp), however busy: cut.

@@ -199,4 +199,5 @@ def _tls_destination(hub: Hub, generation: Generation, entry: Outbound, alpn: tu
     bundles, domain = generation.loaded.material.bundles, entry.named_peer.trust_domain
     expect, resumes = expect_peer(entry.named_peer, entry.pins), _resumes(generation, entry)
     tls = client_context(_credentials(generation), bundles, domain, expect, alpn, resumption=resumes)
-    return TlsDestination(TcpTarget(entry.connect.host, entry.connect.port), entry.server_name, tls, hub)
+    where, not_after = TcpTarget(entry.connect.host, entry.connect.port), generation.own.svid.not_after
+    return TlsDestination(where, entry.server_name, tls, hub, not_after=not_after)

@@ -196,6 +196,7 @@ class Reloader:
         old, server.generation = server.generation, generation
         config = generation.loaded.config
         hub.limits, hub.http_limits = config.limits, http_limits(config.limits)
+        hub.look_at_ages()
         for place, listener in list(server.listeners.items()):
             service = generation.services.get(place)
             if service is None:

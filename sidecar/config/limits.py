@@ -102,6 +102,12 @@ STREAM_IDLE_TIMEOUT: Final = Key(
     DEFAULTS.stream_idle_timeout,
     "A response body that stays silent, such as server-sent events. Over it: the connection is cut.",
 )
+CONNECTION_LIFETIME: Final = Key(
+    "connection_lifetime",
+    duration("1s", "720h"),
+    DEFAULTS.connection_lifetime,
+    "A connection that carries requests, however busy; never longer than the certificates at its two ends. In the last tenth answers say `Connection: close`; over it: cut.",
+)
 TUNNEL_IDLE_TIMEOUT: Final = Key(
     "tunnel_idle_timeout",
     duration("1s", "24h"),
@@ -140,6 +146,7 @@ LIMITS: Final = Table(
         UPSTREAM_TIMEOUT,
         UPSTREAM_IDLE_TIMEOUT,
         STREAM_IDLE_TIMEOUT,
+        CONNECTION_LIFETIME,
         TUNNEL_IDLE_TIMEOUT,
         TUNNEL_LIFETIME,
         UPSTREAM_CONNECTIONS,

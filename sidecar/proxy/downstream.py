@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from sidecar.http.errors import HttpError
 from sidecar.http.receiver import RequestReceiver
@@ -10,17 +10,15 @@ from sidecar.http.write import error_response
 from sidecar.proxy import account
 from sidecar.proxy.connection import Kind
 from sidecar.proxy.exchange import Exchange
-from sidecar.proxy.failure import HandshakeOutdatedError, ProxyCode
+from sidecar.proxy.failure import ProxyCode
+from sidecar.proxy.registered import Registered
 from sidecar.proxy.stream import NEVER, Expiry, State, Stream
 from sidecar.telemetry.record import Event
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
-
     from sidecar.errors import SidecarError
     from sidecar.http.messages import Field, RequestHead
     from sidecar.identity.peer import Peer
-    from sidecar.identity.spiffe import TrustDomain
     from sidecar.proxy.hub import Hub
     from sidecar.proxy.listener import Listener
     from sidecar.proxy.service import Service
@@ -35,7 +33,7 @@ _REQUEST = Event.REQUEST
 _OPEN = State.OPEN
 
 
-class Downstream:
+class Downstream(Registered):
     """Reads requests, starts exchanges, and keeps the connection's time limits.
 
     ``peer`` is the proven caller of an inbound connection and None on an outbound listener.
@@ -77,10 +75,14 @@ class Downstream:
     def connected(self) -> None:
         """There is a connection: from here on it is in the registry, unless it is one too many."""
         self.listener.connected(self)
+        self.begin_life()
 
     def opened(self) -> None:
         """The connection stands; an inbound peer is proven."""
         self.listener.opened(self)
+        if self.peer is not None:
+            self.lifetime.rest_on(self.peer.not_after)
+        self.grow_old()
         self.stream.read_deadline = self.hub.clock.monotonic() + self.hub.limits.idle_timeout
 
     def failed(self, error: SidecarError) -> None:
@@ -136,7 +138,9 @@ class Downstream:
 
     def expired(self, which: Expiry) -> None:
         """A time limit has passed."""
-        if which is Expiry.WRITE:
+        if which is Expiry.AGE:
+            self.grow_old()
+        elif which is Expiry.WRITE:
             self._slow_reader()
         elif self.exchange is not None:
             self._slow_sender(self.exchange)
@@ -217,56 +221,6 @@ class Downstream:
         """Reads on after the upstream has caught up."""
         if self.stream.reading_paused and self._receiver.held <= HELD_BYTES:
             self.stream.resume_reading()
-
-    def note_long_lived(self) -> None:
-        """Writes the ``open`` line of an exchange that lives longer than the sweeper's bound."""
-        exchange = self.exchange
-        self.started = NEVER
-        if exchange is not None and exchange.verdict is not None:
-            account.exchanged(self.hub, exchange, Event.OPEN)
-
-    def retire(self) -> None:
-        """Takes no further request: an idle connection closes now, a busy one after its response."""
-        self.retiring = True
-        if self.exchange is None:
-            self.stream.close()
-
-    def review(self, distrusted: Collection[TrustDomain]) -> None:
-        """Finishes what is in flight, where the entry is gone or another one, or the caller's bundle has changed."""
-        code = self._outdated(distrusted)
-        if code is None:
-            return
-        self.outdated = code
-        if self.stream.state is State.OPENING:
-            self.listener.refused(self, HandshakeOutdatedError(code))
-        self.retire()
-
-    def _outdated(self, distrusted: Collection[TrustDomain]) -> ProxyCode | None:
-        listener = self.listener
-        if listener.stopped:
-            return ProxyCode.ENTRY_REMOVED
-        if listener.service.kind is not self.kind:
-            return ProxyCode.ENTRY_CHANGED
-        if not distrusted or not listener.service.secure:
-            return None
-        # Who is still in a handshake is being proven by the old bundles: it has to begin again.
-        trusted = self.peer is not None and self.peer.id.trust_domain not in distrusted
-        return None if trusted else ProxyCode.TRUST_CHANGED
-
-    def give_up(self, code: ProxyCode) -> None:  # noqa: ARG002 - its exchange logs that the connection was lost
-        """Ends at once."""
-        self.stream.abort()
-
-    def details(self) -> dict[str, Any]:
-        """Says what only a connection with requests has."""
-        shown: dict[str, Any] = {
-            "requests": self.requests,
-            "policy.version": self.listener.service.policy_version,
-            "busy": self.exchange is not None,
-        }
-        if self.exchange is not None and self.exchange.verdict is not None:
-            shown["decision.id"] = self.exchange.verdict.decision_id
-        return shown
 
     # -- inside ---------------------------------------------------------------------------------------------------
 

@@ -25,6 +25,8 @@ class ProxyCode(StrEnum):
     UPSTREAM_TRUNCATED = "upstream_truncated"
     UPSTREAM_GONE = "upstream_gone"
     STREAM_IDLE = "limit_stream_idle_timeout"
+    # The end of a connection that carries requests, on either side.
+    CONNECTION_LIFETIME = "limit_connection_lifetime"
     # The ends of a tunnel; those of its upstream have the codes above.
     TUNNEL_IDLE = "limit_tunnel_idle_timeout"
     TUNNEL_LIFETIME = "limit_tunnel_lifetime"
@@ -70,6 +72,8 @@ STATUS: dict[ProxyCode, int] = {
     ProxyCode.UPSTREAM_BAD_RESPONSE: 502,
     ProxyCode.UPSTREAM_TRUNCATED: 502,
     ProxyCode.UPSTREAM_GONE: 503,
+    ProxyCode.CONNECTION_LIFETIME: 504,
+    ProxyCode.CERTIFICATE_EXPIRED: 502,
     ProxyCode.CLIENT_STALLED: 408,
     ProxyCode.HEAD_TIMEOUT: 408,
     ProxyCode.LIMIT_UPSTREAM_CONNECTIONS: 503,
@@ -103,6 +107,13 @@ class HandshakeOutdatedError(PeerError):
 
     def __init__(self, code: ProxyCode) -> None:
         super().__init__(code, "a reload came during the handshake")
+
+
+class OwnCertificateError(LocalError):
+    """Our own certificate has expired: a peer that did not mind gets nothing from us all the same."""
+
+    def __init__(self) -> None:
+        super().__init__(ProxyCode.CERTIFICATE_EXPIRED, "our own certificate has expired")
 
 
 class SigningLateError(LocalError):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from sidecar.identity.peer import Role
 from sidecar.proxy.ids import Ids
+from sidecar.proxy.stream import NEVER
 from sidecar.threads import Workers
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 #: How often deadlines are looked at, in seconds: what a limit may be late by.
 SWEEP_SECONDS = 0.25
+#: By how much the wall clock may have run apart from the other before everybody looks at it again, in seconds.
+JUMP_SECONDS = 1.0
 #: A request that lives longer than this writes an ``open`` line, in seconds.
 OPEN_SECONDS = 10.0
 #: Threads of each direction that make handshake steps, where a device with our key may take its time. The device does one
@@ -72,9 +75,12 @@ class Hub:
     open: Counter[str] = field(default_factory=Counter)
     draining: bool = False
     _timer: asyncio.TimerHandle | None = None
+    #: The wall clock less the monotonic one, when it was last acted on.
+    _offset: float = 0.0
 
     def __post_init__(self) -> None:
         """Makes the workers; they have no threads until there is work."""
+        self._offset = self.clock.wall() - self.clock.monotonic()
         self.steps = {role: Workers(f"handshake-{role}", STEP_THREADS, self.limits.handshake_queue) for role in Role}
 
         self.last_steps = Workers("handshake-end", LAST_STEP_THREADS, self.limits.handshake_queue)
@@ -110,11 +116,25 @@ class Hub:
             self._timer.cancel()
             self._timer = None
 
+    def look_at_ages(self) -> None:
+        """Lets every connection look anew at when it ends: the wall clock was set, or a limit is another one."""
+        for stream in self.streams:
+            if stream.age_deadline < NEVER:
+                stream.age_deadline = -NEVER
+
+    def _look_at_clock(self, now: float) -> None:
+        """Notices a wall clock that was set, or a machine that has slept: certificates end by it."""
+        offset = self.clock.wall() - now
+        if abs(offset - self._offset) > JUMP_SECONDS:
+            self._offset = offset
+            self.look_at_ages()
+
     def _sweep(self) -> None:
         self._timer = self.loop.call_later(SWEEP_SECONDS, self._sweep)
         now = self.clock.monotonic()
+        self._look_at_clock(now)
         # Deadlines live as plain attributes and are looked at together: no timer is made or cancelled in a request.
-        due = [s for s in self.streams if s.read_deadline <= now or s.write_deadline <= now]
+        due = [s for s in self.streams if s.read_deadline <= now or s.write_deadline <= now or s.age_deadline <= now]
         for stream in due:
             stream.expire(now)
         for workers in (*self.steps.values(), self.last_steps):

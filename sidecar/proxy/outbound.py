@@ -11,7 +11,7 @@ from sidecar.proxy.connection import Kind
 from sidecar.proxy.context import agent_context
 from sidecar.proxy.counters import Counters
 from sidecar.proxy.service import Self, Wait, head_bytes
-from sidecar.proxy.stream import Stream
+from sidecar.proxy.stream import NEVER, Stream
 from sidecar.proxy.tls_stream import TlsStream
 from sidecar.telemetry.encode import asked
 from sidecar.telemetry.record import Context
@@ -48,12 +48,16 @@ class _Memo:
 class TlsDestination:
     """The named peer of an outbound entry; resumes TLS sessions where the peer offers them."""
 
-    def __init__(self, target: Target, server_name: str | None, context: TlsContext, hub: Hub) -> None:
+    def __init__(
+        self, target: Target, server_name: str | None, context: TlsContext, hub: Hub, *, not_after: float = NEVER
+    ) -> None:
+        """``not_after``: the end of our own certificate, in seconds since the epoch."""
         self.text = target.text
         self._target = target
         self._server_name = server_name
         self._context = context
         self._hub = hub
+        self._not_after = not_after
 
     async def open(self, stream: Stream) -> None:
         """Connects to the one target."""
@@ -75,6 +79,10 @@ class TlsDestination:
         if peer is None:
             return None
         return Context.of(dst_identity=str(peer.id), dst_addr=self.text, cert_serial=peer.serial)
+
+    def not_after(self, stream: Stream) -> float:
+        """The earlier end of our own chain and the proven peer's."""
+        return self._not_after if stream.peer is None else min(self._not_after, stream.peer.not_after)
 
     def settled(self, stream: Stream) -> None:
         """Keeps the session of a connection that has been read from: TLS 1.3 tickets come after the handshake."""

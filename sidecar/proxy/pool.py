@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from sidecar.proxy.dial import connect, demand, over_limit
 from sidecar.proxy.failure import DialError, ProxyCode
-from sidecar.proxy.stream import Stream
+from sidecar.proxy.stream import NEVER, Stream
 from sidecar.proxy.upstream import Upstream
 
 if TYPE_CHECKING:
@@ -42,6 +42,9 @@ class Destination(Protocol):
     def context(self, stream: Stream) -> Context | None:
         """Says who is at the other end of a connection, for the log; None where the service says it already."""
 
+    def not_after(self, stream: Stream) -> float:
+        """When a connection ends at the latest, by the certificates at its two ends, in seconds since the epoch."""
+
     def settled(self, stream: Stream) -> None:
         """Learns from a connection that has served a request, before it is used again."""
 
@@ -65,6 +68,10 @@ class PlainDestination:
     def context(self, stream: Stream) -> Context | None:  # noqa: ARG002 - nothing is proven in plaintext
         """An agent has no identity of its own to show."""
         return None
+
+    def not_after(self, stream: Stream) -> float:  # noqa: ARG002 - as in context
+        """Plaintext has no certificates."""
+        return NEVER
 
     def settled(self, stream: Stream) -> None:
         """Plaintext has nothing to keep."""

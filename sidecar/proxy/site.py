@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from sidecar.policy.decision import Denial, Permit, Reason
 from sidecar.proxy.outbound import OutboundService
+from sidecar.proxy.stream import NEVER
 from sidecar.proxy.tls_stream import TlsStream
 from sidecar.telemetry.record import Context
 from sidecar.tls.engine import TlsEngine
@@ -50,6 +51,11 @@ class SiteDestination:
         """Says which address answered, and with which certificate."""
         site = stream.engine.site if isinstance(stream, TlsStream) else None
         return None if site is None else Context.of(dst_addr=stream.remote or self.text, cert_serial=site.serial)
+
+    def not_after(self, stream: Stream) -> float:
+        """The end of the service's certificate."""
+        site = stream.engine.site if isinstance(stream, TlsStream) else None
+        return NEVER if site is None else site.not_after
 
     def settled(self, stream: Stream) -> None:
         """Nothing is kept: each connection is verified anew."""

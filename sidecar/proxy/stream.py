@@ -52,6 +52,7 @@ class Expiry(Enum):
 
     READ = auto()
     WRITE = auto()
+    AGE = auto()
 
 
 class StreamUser(Protocol):
@@ -95,7 +96,7 @@ _NOBODY: StreamUser = _Nobody()
 
 
 class Stream(asyncio.Protocol):
-    """A plaintext connection. ``read_deadline`` and ``write_deadline`` are monotonic times, looked at by the sweeper."""
+    """A plaintext connection. Its three deadlines are monotonic times, looked at by the sweeper."""
 
     def __init__(self, user: StreamUser, hub: Hub) -> None:
         self.user = user
@@ -103,6 +104,8 @@ class Stream(asyncio.Protocol):
         self.state = State.OPENING
         self.read_deadline = NEVER
         self.write_deadline = NEVER
+        #: When its user looks at how old it is.
+        self.age_deadline = NEVER
         self.reading_paused = False
         self.writing_paused = False
         #: Bytes handed to the transport so far.
@@ -169,7 +172,7 @@ class Stream(asyncio.Protocol):
         self._transport = None
         self.gathered.clear()
         self.hub.streams.discard(self)
-        self.read_deadline = self.write_deadline = NEVER
+        self.read_deadline = self.write_deadline = self.age_deadline = NEVER
         self.user.lost()
         # What a connection used is freed now, and not when the garbage collector finds that two things hold each other.
         self.user = _NOBODY
@@ -296,6 +299,10 @@ class Stream(asyncio.Protocol):
         if self.write_deadline <= now:
             self.write_deadline = NEVER
             self._expired(Expiry.WRITE)
+        if self.age_deadline <= now:
+            self.age_deadline = NEVER
+            if self.state is _OPEN:  # one that ends already has its own time for that
+                self._expired(Expiry.AGE)
 
     @property
     def fileno(self) -> int:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from sidecar.http.errors import HttpError
 from sidecar.http.receiver import ResponseReceiver
-from sidecar.proxy.failure import ProxyCode
+from sidecar.proxy.failure import OwnCertificateError, ProxyCode
+from sidecar.proxy.lifetime import Age, Lifetime
 from sidecar.proxy.stream import NEVER, Expiry, State, Stream
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ class Upstream:
         self.exchange: Exchange | None = None
         #: Whether it has served a request before: the destination has learnt from it (`Destination.settled`).
         self.settled = False
+        #: Its last tenth has begun: it takes no further request.
+        self.aged = False
         self.context: Context | None = None
         self.stream: Stream = pool.destination.stream(self)
         self._ready = ready
@@ -82,8 +85,14 @@ class Upstream:
     def opened(self) -> None:
         """The connection is made and, over TLS, its peer proven."""
         self.context = self.pool.destination.context(self.stream)
+        self._lifetime = Lifetime(self.hub, self.pool.destination.not_after(self.stream))
+        over = self._lifetime.look(self.stream) is Age.OVER
         self._poll.register(self.stream.fileno, select.POLLIN)
-        if not self._ready.done():
+        if self._ready.done():
+            return
+        if over:
+            self._ready.set_exception(OwnCertificateError())
+        else:
             self._ready.set_result(None)
 
     def failed(self, error: SidecarError) -> None:
@@ -153,7 +162,9 @@ class Upstream:
     def expired(self, which: Expiry) -> None:
         """A time limit has passed."""
         exchange = self.exchange
-        if exchange is None:
+        if which is Expiry.AGE:
+            self._grow_old()
+        elif exchange is None:
             self.pool.forget(self)
             self.stream.close()
         elif which is Expiry.WRITE:
@@ -165,6 +176,18 @@ class Upstream:
             self.stream.read_deadline = self.hub.clock.monotonic() + self.hub.limits.stream_idle_timeout
         else:
             self._fail(ProxyCode.STREAM_IDLE)
+
+    def _grow_old(self) -> None:
+        """Looks at how old it is: in its last tenth it takes no further request, and then it ends."""
+        age = self._lifetime.look(self.stream)
+        if age is Age.YOUNG:
+            return
+        self.aged = True
+        if self.exchange is None:
+            self.pool.forget(self)
+            self.stream.close()
+        elif age is Age.OVER:
+            self._fail(self._lifetime.hit())
 
     # -- what the receiver calls --------------------------------------------------------------------------------
 
@@ -218,7 +241,7 @@ class Upstream:
         next request (threat 37).
         """
         self.exchange = None
-        if self._receiver.reusable and not self._doubtful and self.stream.state is _OPEN:
+        if self._receiver.reusable and not (self._doubtful or self.aged) and self.stream.state is _OPEN:
             self.pool.release(self)
         else:
             self.pool.forget(self)

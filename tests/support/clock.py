@@ -16,6 +16,11 @@ class Shifted:
     wall: float = 0.0
     monotonic: float = 0.0
 
+    def pass_by(self, seconds: float) -> None:
+        """Lets time pass: both clocks agree on it."""
+        self.wall += seconds
+        self.monotonic += seconds
+
     @property
     def clock(self) -> Clock:
         return Clock(lambda: _REAL.wall() + self.wall, lambda: _REAL.monotonic() + self.monotonic)

@@ -299,9 +299,9 @@ def connections_of(service: Any) -> int:
 def outbound_service(hub: Hub, identity: Identity, ca: Ca, plan: Plan, listen: int, port: int) -> OutboundService:
     expect = expect_peer(IdPattern.parse(plan.peer), plan.pins)
     tls = client_context(credentials(identity), ca.bundles, ca.domain, expect)
-    pool = Pool(TlsDestination(TcpTarget(LOOPBACK, port), None, tls, hub), hub)
-    route = Route("outbound.tools", listen_hosts(LOOPBACK, listen), plan.hosts, plan.origins)
     us = own(identity)
+    pool = Pool(TlsDestination(TcpTarget(LOOPBACK, port), None, tls, hub, not_after=us.svid.not_after), hub)
+    route = Route("outbound.tools", listen_hosts(LOOPBACK, listen), plan.hosts, plan.origins)
     lanes = Lanes(Lane(pool, None, us.svid.not_after), hub.clock)
     return OutboundService(hub, "tools", us, RouteTable(route, "0123456789abcdef"), lanes, None)
 

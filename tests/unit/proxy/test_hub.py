@@ -70,7 +70,7 @@ async def test_a_sweep_goes_on_after_a_stream_that_breaks_it(tmp_path: Path) -> 
         await w.eventually(lambda: len(w.hub.connections) == 2)
         broken = next(iter(w.hub.connections))
         broken.expired = None  # type: ignore[assignment, method-assign]
-        shifted.monotonic += w.hub.limits.idle_timeout + 1
+        shifted.pass_by(w.hub.limits.idle_timeout + 1)
         await w.eventually(lambda: len(w.hub.connections) == 1)
         await w.eventually(lambda: bool(w.internal_errors))
         assert [type(context["exception"]) for context in w.internal_errors] == [TypeError]

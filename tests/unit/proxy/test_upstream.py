@@ -456,7 +456,8 @@ async def test_a_response_that_falls_silent_is_cut_after_stream_idle_timeout_and
         writer.write(b"1\r\nb\r\n")
         await reader.read()
 
-    async with world(tmp_path, Plan(upstream=Upstream(dozing), clock=shifted.clock)) as w:
+    plan = Plan(upstream=Upstream(dozing), clock=shifted.clock).with_limits(stream_idle_timeout=600.0)
+    async with world(tmp_path, plan) as w:
         agent = await w.plain()
         agent.send(GET)
         await agent.until(lambda: agent.buffer.endswith(b"1\r\na\r\n"))

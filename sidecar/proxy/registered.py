@@ -1,0 +1,119 @@
+"""A downstream connection that carries requests, as the registry has it: listed, reviewed, let go of, and growing old."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from sidecar.proxy import account
+from sidecar.proxy.failure import HandshakeOutdatedError, ProxyCode
+from sidecar.proxy.lifetime import Age, Lifetime
+from sidecar.proxy.stream import NEVER, State
+from sidecar.telemetry.record import Event
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from sidecar.identity.peer import Peer
+    from sidecar.identity.spiffe import TrustDomain
+    from sidecar.proxy.connection import Kind
+    from sidecar.proxy.exchange import Exchange
+    from sidecar.proxy.hub import Hub
+    from sidecar.proxy.listener import Listener
+    from sidecar.proxy.service import Service
+    from sidecar.proxy.stream import Stream
+
+
+class Registered(ABC):
+    """What the registry asks of such a connection. `sidecar.proxy.downstream.Downstream` is the only kind there is."""
+
+    # Set by whoever is one, as in `sidecar.proxy.ending`.
+    kind: ClassVar[Kind]
+    listener: Listener[Service]
+    hub: Hub
+    peer: Peer | None
+    stream: Stream
+    exchange: Exchange | None
+    started: float
+    requests: int
+    retiring: bool
+    outdated: ProxyCode | None
+    lifetime: Lifetime
+
+    def note_long_lived(self) -> None:
+        """Writes the ``open`` line of an exchange that lives longer than the sweeper's bound."""
+        exchange = self.exchange
+        self.started = NEVER
+        if exchange is not None and exchange.verdict is not None:
+            account.exchanged(self.hub, exchange, Event.OPEN)
+
+    def retire(self) -> None:
+        """Takes no further request: an idle connection closes now, a busy one after its response."""
+        self.retiring = True
+        if self.exchange is None:
+            self.stream.close()
+
+    def review(self, distrusted: Collection[TrustDomain]) -> None:
+        """Finishes what is in flight, where the entry is gone or another one, or the caller's bundle has changed."""
+        code = self._outdated(distrusted)
+        if code is None:
+            return
+        self.outdated = code
+        if self.stream.state is State.OPENING:
+            self.listener.refused(self, HandshakeOutdatedError(code))
+        self.retire()
+
+    def _outdated(self, distrusted: Collection[TrustDomain]) -> ProxyCode | None:
+        listener = self.listener
+        if listener.stopped:
+            return ProxyCode.ENTRY_REMOVED
+        if listener.service.kind is not self.kind:
+            return ProxyCode.ENTRY_CHANGED
+        if not distrusted or not listener.service.secure:
+            return None
+        # Who is still in a handshake is being proven by the old bundles: it has to begin again.
+        trusted = self.peer is not None and self.peer.id.trust_domain not in distrusted
+        return None if trusted else ProxyCode.TRUST_CHANGED
+
+    def give_up(self, code: ProxyCode) -> None:  # noqa: ARG002 - its exchange logs that the connection was lost
+        """Ends at once."""
+        self.stream.abort()
+
+    def details(self) -> dict[str, Any]:
+        """Says what only a connection with requests has."""
+        shown: dict[str, Any] = {
+            "requests": self.requests,
+            "policy.version": self.listener.service.policy_version,
+            "busy": self.exchange is not None,
+        }
+        if self.exchange is not None and self.exchange.verdict is not None:
+            shown["decision.id"] = self.exchange.verdict.decision_id
+        return shown
+
+    # -- its age --------------------------------------------------------------------------------------------------
+
+    def begin_life(self) -> None:
+        """It was accepted: from now on its time runs, no longer than our own certificate, which it is about to show."""
+        service = self.listener.service
+        self.lifetime = Lifetime(self.hub, service.own.svid.not_after if service.secure else NEVER)
+
+    def grow_old(self) -> None:
+        """Looks at how old it is: in its last tenth it takes no further request, and then it ends."""
+        age = self.lifetime.look(self.stream)
+        if age is Age.LAST:
+            # An idle one is not closed for that: a request may be on its way, and its answer says so in good time.
+            self.retiring = True
+        elif age is Age.OVER:
+            self._outlived()
+
+    def _outlived(self) -> None:
+        exchange = self.exchange
+        if exchange is None:
+            self.retire()
+            return
+        exchange.cancel(self.lifetime.hit())
+        self.cut(exchange)
+
+    @abstractmethod
+    def cut(self, exchange: Exchange) -> None:
+        """Ends a response that cannot be finished, so that the peer can tell (RFC 9112 8)."""

@@ -45,6 +45,7 @@ COMMANDS: Final = {
     "run": Command("sidecar.cli.run", "run the proxy that a configuration file describes"),
     "check": Command("sidecar.cli.check", "check a configuration file and name every fault in it"),
     "explain": Command("sidecar.cli.explain", "say which rule allows or denies a request, and what is missing"),
+    "inspect": Command("sidecar.cli.inspect", "show what a TLS peer presents, and what of it would be refused"),
     "certs": Command("sidecar.cli.certs", "make an authority and identities for development"),
     "key": Command("sidecar.cli.key", "make a private key in a file, a TPM or a token, or try one"),
     "token": Command("sidecar.cli.token", "print a fresh token of a running proxy"),

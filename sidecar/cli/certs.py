@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sidecar.cli.key import CREATE_SECONDS, within
 from sidecar.cli.signer import read_secrets
+from sidecar.cli.times import moment
 from sidecar.clock import Clock
 from sidecar.config.faults import printable
 from sidecar.devcerts.devices import parse_device
@@ -117,7 +117,7 @@ def report(made: Made, *, software: bool = False) -> Iterator[str]:
     yield f"authority of {made.order.trust_domain} ({made.authority_news})"
     yield f"  certificate  {_shown(directory / AUTHORITY_CERTIFICATE)}"
     yield f"  key          {_shown(directory / AUTHORITY_KEY)}"
-    yield f"  valid until  {_moment(made.authority_not_after)}"
+    yield f"  valid until  {moment(made.authority_not_after)}"
     for identity in made.identities:
         yield ""
         yield from _identity(identity)
@@ -145,7 +145,7 @@ def _closing(made: Made, *, software: bool) -> Iterator[str]:
 def _identity(identity: Identity) -> Iterator[str]:
     yield f"{identity.id} ({identity.news})"
     yield f"  pin          {identity.pin}"
-    yield f"  valid until  {_moment(identity.not_after)}"
+    yield f"  valid until  {moment(identity.not_after)}"
     yield f"  certificate  {_shown(identity.place.certificate)}"
     yield f"  key          {printable(str(identity.key.spec))}"
     yield f"  protection   {identity.protection}"
@@ -155,7 +155,3 @@ def _identity(identity: Identity) -> Iterator[str]:
 
 def _shown(path: Path) -> str:
     return printable(str(path))
-
-
-def _moment(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, tz=UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from sidecar.cli.times import count, moment, span
 from sidecar.clock import Clock
 from sidecar.config.effective import policy_version
 from sidecar.config.effective_tokens import token_header
@@ -33,7 +33,6 @@ _SHOWN: Final = 20
 #: A certificate with less than this to live is pointed out.
 _SOON: Final = 24 * 3600.0
 _DEVICES: Final = {TpmKey: "TPM", Pkcs11Key: "token", RemoteKey: "signer service"}
-_UNITS: Final = ((86400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -77,9 +76,9 @@ def summary(loaded: Loaded, now: float) -> Iterator[str]:
     yield f"{printable(str(config.source))}: no faults"
     yield f"  identity  {material.svid.id}"
     yield f"            pin {material.svid.pin}, key protection {material.protection}"
-    yield f"            valid until {_moment(material.svid.not_after)} ({_span(material.svid.not_after - now)} left)"
+    yield f"            valid until {moment(material.svid.not_after)} ({span(material.svid.not_after - now)} left)"
     for domain, bundle in material.bundles.items():
-        yield f"  trust     {domain}: {_count(len(bundle.authorities), 'authority', 'authorities')}"
+        yield f"  trust     {domain}: {count(len(bundle.authorities), 'authority', 'authorities')}"
     for inbound in config.inbound:
         tcp = ", any bytes" if inbound.forward.protocol is Protocol.TCP else ""
         yield f"  inbound   {inbound.name}: {inbound.listen} (mutual TLS{tcp}) -> {inbound.forward}"
@@ -109,7 +108,7 @@ def _rules(entry: Inbound) -> Iterator[str]:
 
 def _conditions(rule: Rule) -> str:
     found = [
-        _count(len(rule.pins), "pin", "pins") if rule.pins else "",
+        count(len(rule.pins), "pin", "pins") if rule.pins else "",
         _asks(rule.methods, rule.paths),
         _asked(rule.token) if rule.token else "",
     ]
@@ -143,7 +142,7 @@ def _origin(source: SourceSettings) -> str:
 
 def _outbound(entry: Outbound) -> Iterator[str]:
     tcp = ", any bytes" if entry.protocol is Protocol.TCP else ""
-    pins = f", {_count(len(entry.pins), 'pin', 'pins')}" if entry.pins else ""
+    pins = f", {count(len(entry.pins), 'pin', 'pins')}" if entry.pins else ""
     if entry.tls is Tls.MUTUAL:
         yield f"  outbound  {entry.name}: {entry.listen} -> {entry.connect} (mutual TLS{tcp})"
         yield f"              peer {entry.peer}{pins}"
@@ -226,22 +225,3 @@ def _notes(loaded: Loaded, now: float) -> list[str]:
 def _label(label: str, lines: list[str]) -> Iterator[str]:
     for n, line in enumerate(lines):
         yield f"  {label if n == 0 else '':9} {line}"
-
-
-def _moment(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, tz=UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-
-
-def _span(seconds: float) -> str:
-    """Returns a time in its two largest units: ``6 days 23 hours``."""
-    rest = int(seconds)
-    parts = []
-    for length, unit in _UNITS:
-        count, rest = divmod(rest, length)
-        if count:
-            parts.append(_count(count, unit, f"{unit}s"))
-    return " ".join(parts[:2]) or "0 seconds"
-
-
-def _count(count: int, one: str, many: str) -> str:
-    return f"{count} {one if count == 1 else many}"

@@ -44,7 +44,7 @@ def commands_on_the_page(title: str = "By hand") -> list[str]:
     return [line for block in blocks for line in block.splitlines()]
 
 
-@pytest.mark.needs("curl")
+@pytest.mark.needs("curl", "pyopenssl")
 def test_what_the_readme_says_by_hand_works(tmp_path: Path) -> None:
     with Backend() as backend:
         outputs = follow(tmp_path, {"8443": free_port(), "14001": free_port(), "8080": backend.port})

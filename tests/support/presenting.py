@@ -1,0 +1,76 @@
+"""Servers that present something to look at: TLS of other kinds, and what is no TLS at all."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from OpenSSL import SSL
+
+from tests.support.raw import Raw
+
+if TYPE_CHECKING:
+    import socket
+
+    from cryptography import x509
+
+    from tests.support.ca import Identity
+
+
+def tls(
+    identity: Identity, authority: x509.Certificate | None = None, *, names: bool = False, **knobs: int
+) -> tuple[Raw, list[bytes]]:
+    """A pyOpenSSL server (knobs as in `foreign_context`), and what it was sent after the handshake.
+
+    ``authority``: it asks for a certificate of this authority, and insists; ``names``: and says which authorities it means.
+    """
+    from tests.support.tls import foreign_context
+
+    received: list[bytes] = []
+
+    def serve(sock: socket.socket) -> None:
+        context = foreign_context(identity, authority, **knobs)  # type: ignore[arg-type]  # its own knobs
+        context.set_alpn_select_callback(
+            lambda _, offered: b"http/1.1" if b"http/1.1" in offered else SSL.NO_OVERLAPPING_PROTOCOLS
+        )
+        if names:
+            assert authority is not None
+            context.add_client_ca(authority)
+        sock.settimeout(None)
+        connection = SSL.Connection(context, sock)
+        connection.set_app_data([])
+        connection.set_accept_state()
+        try:
+            connection.do_handshake()
+            while True:
+                received.append(connection.recv(65536))
+        except SSL.Error:
+            return
+
+    return Raw(serve), received
+
+
+def saying(data: bytes) -> Raw:
+    """A server that says so much, whatever it is told, and waits for the end."""
+
+    def serve(sock: socket.socket) -> None:
+        sock.recv(1)
+        sock.sendall(data)
+        while sock.recv(65536):
+            pass
+
+    return Raw(serve)
+
+
+def closing() -> Raw:
+    """A server that closes after the first bytes."""
+    return Raw(lambda sock: sock.recv(65536) and None)
+
+
+def silent() -> Raw:
+    """A server that never says anything."""
+
+    def serve(sock: socket.socket) -> None:
+        while sock.recv(65536):
+            pass
+
+    return Raw(serve)

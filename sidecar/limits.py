@@ -6,7 +6,11 @@ is hit. Times are seconds, sizes bytes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Final
+
+#: Counted in each process for itself: with several workers each has its part (`Limits.share`).
+COUNTED: Final = ("connections", "handshakes", "handshake_queue", "upstream_connections")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,3 +57,7 @@ class Limits:
     tunnel_lifetime: float = 24 * 3600.0
     #: Connections to the upstream of one entry: 503, a tunnel is cut.
     upstream_connections: int = 1024
+
+    def share(self, workers: int) -> Limits:
+        """One worker's part: what is counted, divided by their number, rounded up, so that no part is nothing."""
+        return replace(self, **{name: -(-getattr(self, name) // workers) for name in COUNTED})

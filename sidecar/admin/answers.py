@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from sidecar.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
+
+T = TypeVar("T")
+U = TypeVar("U")
 
 #: Connections listed by one answer of /connections; more are left out, and the answer says so.
 SHOWN_CONNECTIONS = 10_000
@@ -39,13 +42,20 @@ class NoToken:
     code: str
 
 
+class Listing(NamedTuple):
+    """Connections, and what else is to be said of them, by its key."""
+
+    connections: Iterable[Mapping[str, object]]
+    more: Mapping[str, object] = {}
+
+
 class StatusSource(Protocol):
-    """What the process knows about itself. All of it is shown to operators: no value but `GivenToken` holds a secret."""
+    """What the process knows about itself; what it has to ask others first is awaited. All of it is shown to operators: no value but `GivenToken` holds a secret."""
 
     def ready(self) -> str | None:
         """Why the process is not ready; None when it is."""
 
-    def metrics(self) -> bytes:
+    def metrics(self) -> bytes | Awaitable[bytes]:
         """All metrics, as `Metrics.render` gives them."""
 
     def config(self) -> Mapping[str, object]:
@@ -54,10 +64,10 @@ class StatusSource(Protocol):
     def certs(self) -> Sequence[Mapping[str, object]]:
         """Our identities: SPIFFE ID, expiry, pin, key protection."""
 
-    def connections(self) -> Iterable[Mapping[str, object]]:
+    def connections(self) -> Iterable[Mapping[str, object]] | Awaitable[Listing]:
         """The live connections."""
 
-    def tokens(self) -> Mapping[str, object]:
+    def tokens(self) -> Mapping[str, object] | Awaitable[Mapping[str, object]]:
         """The token sources, and the issuers whose tokens we check."""
 
     async def token(self, name: str) -> GivenToken | NoToken | None:
@@ -114,7 +124,7 @@ def health_routes(source: StatusSource) -> Routes:
         {
             b"/live": _reading(lambda: Answer.of({"live": True})),
             b"/ready": _reading(lambda: _ready(source)),
-            b"/metrics": _reading(lambda: Answer(200, source.metrics(), Metrics.content_type())),
+            b"/metrics": _reading(lambda: _made(source.metrics(), _metrics)),
         }
     )
 
@@ -126,8 +136,8 @@ def admin_routes(source: StatusSource) -> Routes:
             **health_routes(source).fixed,
             b"/config": _reading(lambda: Answer.of(source.config())),
             b"/certs": _reading(lambda: Answer.of({"certs": source.certs()})),
-            b"/connections": _reading(lambda: _connections(source)),
-            b"/tokens": _reading(lambda: Answer.of(source.tokens())),
+            b"/connections": _reading(lambda: _made(source.connections(), _connections)),
+            b"/tokens": _reading(lambda: _made(source.tokens(), Answer.of)),
             b"/drain": {b"POST": lambda: _drain(source)},
         },
         # By POST alone: whoever just looks around makes no token.
@@ -150,7 +160,7 @@ def _not_found() -> Answer:
     return Answer.of({"error": "not_found"}, 404)
 
 
-def _reading(make: Callable[[], Answer]) -> dict[bytes, Callable[[], Answer]]:
+def _reading(make: Callable[[], Answer | Later]) -> Methods:
     return {b"GET": make, b"HEAD": make}
 
 
@@ -161,12 +171,26 @@ def _ready(source: StatusSource) -> Answer:
     return Answer.of({"ready": False, "reason": reason}, 503)
 
 
-def _connections(source: StatusSource) -> Answer:
-    connections = source.connections()
+def _made(found: T | Awaitable[U], make: Callable[[T | U], Answer]) -> Answer | Later:
+    """Makes an answer of what was asked for, at once where it is there."""
+    if not isinstance(found, Awaitable):
+        return make(found)
+
+    async def later() -> Answer:
+        return make(await found)
+
+    return Later(later)
+
+
+def _metrics(text: bytes) -> Answer:
+    return Answer(200, text, Metrics.content_type())
+
+
+def _connections(found: Iterable[Mapping[str, object]] | Listing) -> Answer:
+    connections, more = found if isinstance(found, Listing) else (found, {})
     listed = list(islice(connections, SHOWN_CONNECTIONS + 1))
-    return Answer.of(
-        {"connections": listed[:SHOWN_CONNECTIONS], "truncated": len(listed) > SHOWN_CONNECTIONS},
-    )
+    shown = {"connections": listed[:SHOWN_CONNECTIONS], "truncated": len(listed) > SHOWN_CONNECTIONS}
+    return Answer.of(shown | dict(more))
 
 
 def _drain(source: StatusSource) -> Answer:

@@ -225,7 +225,7 @@ class _Connection(asyncio.Protocol):
         except Exception as error:  # noqa: BLE001 - a question that cannot be answered must not end the connection unheard
             found, allow = self._failed(error), b""
         if isinstance(found, Later):
-            self._begin(found)
+            self._begin(found, head_only=head.method == b"HEAD")
         else:
             self._answer(found, allow, head_only=head.method == b"HEAD")
 
@@ -244,15 +244,15 @@ class _Connection(asyncio.Protocol):
         else:
             self._transport.abort()
 
-    def _begin(self, later: Later) -> None:
+    def _begin(self, later: Later, *, head_only: bool) -> None:
         """Has an answer made; should that hang, the connection ends all the same."""
         limits = self._server.limits
         self._deadline = self._loop.time() + limits.answer_seconds + limits.timeout
         self._timer.cancel()
         self._timer = self._loop.call_at(self._deadline, self._expire)
-        self._making = spawn(self._make(later), name="admin-answer")
+        self._making = spawn(self._make(later, head_only=head_only), name="admin-answer")
 
-    async def _make(self, later: Later) -> None:
+    async def _make(self, later: Later, *, head_only: bool) -> None:
         limit = asyncio.timeout(self._server.limits.answer_seconds)
         try:
             async with limit:
@@ -261,7 +261,7 @@ class _Connection(asyncio.Protocol):
             late = isinstance(error, TimeoutError) and limit.expired()
             found = Answer.of({"error": "timeout"}, 503) if late else self._failed(error)
         if not self._transport.is_closing():
-            self._answer(found)
+            self._answer(found, head_only=head_only)
 
     def _failed(self, error: Exception) -> Answer:
         self._loop.call_exception_handler({"message": "an admin request failed", "exception": error, "where": "admin"})

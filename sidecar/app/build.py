@@ -23,12 +23,12 @@ from sidecar.tls.contexts import HTTP_ALPN, NO_ALPN, Credentials, client_context
 from sidecar.tls.expectation import expect_peer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
+    from collections.abc import Callable, Hashable, KeysView
 
     from sidecar.app.own_key import OwnKey
     from sidecar.app.public import Roots
     from sidecar.config.load import Loaded
-    from sidecar.config.values import Inbound, Outbound
+    from sidecar.config.values import Config, Inbound, Outbound
     from sidecar.limits import Limits
     from sidecar.proxy.connection import Entry
     from sidecar.proxy.hub import Hub
@@ -58,6 +58,13 @@ class Generation:
     tokens: TokenParts = field(default_factory=TokenParts)
     #: What ordinary HTTPS services are verified by: one, or none where there are no such entries.
     roots: list[Roots] = field(default_factory=list)
+
+
+def places(config: Config) -> KeysView[Place]:
+    """Where a configuration listens: the keys of ``services`` in what `build` makes of it."""
+    found: dict[Place, None] = {("inbound", each.listen.host, each.listen.port): None for each in config.inbound}
+    found |= {("outbound", each.listen.host, each.listen.port): None for each in config.outbound}
+    return found.keys()
 
 
 def http_limits(limits: Limits) -> HttpLimits:

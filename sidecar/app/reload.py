@@ -41,7 +41,7 @@ class Prepared:
 
 def refuse_fixed(old: Config, new: Config) -> None:
     """Raises ConfigurationError for a change that needs a restart: all of it is refused, so that nobody believes a half."""
-    for key in ("admin", "health"):
+    for key in ("workers", "admin", "health"):
         if getattr(old, key) != getattr(new, key):
             raise ConfigurationError(
                 ReloadCode.NEEDS_RESTART, f"{key} cannot change while running", hint=f"restart, or restore {key}"

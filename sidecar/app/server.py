@@ -34,10 +34,14 @@ if TYPE_CHECKING:
     from sidecar.config.load import Loaded
     from sidecar.config.values import Config
     from sidecar.proxy.listener import AnyListener
+    from sidecar.telemetry.turns import Turns
 
 
 class Server:
     """One process: built from a checked configuration, then started, reloaded any number of times, and drained."""
+
+    #: Those of the processes that write to the same access log, where there are several.
+    turns: Turns | None = None
 
     def __init__(
         self, loaded: Loaded, clock: Clock, loop: asyncio.AbstractEventLoop, key: OwnKey | None = None
@@ -72,7 +76,8 @@ class Server:
         """Opens the access log that a configuration asks for."""
         sink = Sink.stdout() if config.access_log is None else Sink.file(config.access_log)
         deny = config.log_full is LogFull.DENY
-        return AccessLog(sink, later=self.loop.call_later, messages=self.messages, deny_when_full=deny)
+        later, messages = self.loop.call_later, self.messages
+        return AccessLog(sink, later=later, messages=messages, deny_when_full=deny, turns=self.turns)
 
     def _make_consoles(self, loaded: Loaded) -> list[AdminServer | HealthServer]:
         """The admin socket, and the health listener where there is one: a port opens only after all have been bound."""

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 from cryptography.utils import CryptographyDeprecationWarning
 
 from sidecar.app.own_key import OwnKey
-from sidecar.app.server import Server
 from sidecar.clock import Clock
 from sidecar.config.load import Loaded, load
 from sidecar.errors import ConfigurationError
@@ -23,6 +22,9 @@ from sidecar.tasks import spawn
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
+
+    from sidecar.app.server import Server
+    from sidecar.app.workers.parent import Parent
 
 
 #: Two directions of 4096 connections, each with one upstream, and some more. The usual soft limit is 1024.
@@ -63,13 +65,18 @@ def run(args: argparse.Namespace) -> int:
         SidecarError: the process cannot start, for example because a port is in use.
 
     """
-    # The library warns about odd certificates on standard error; a peer could fill a log with that. We refuse and count.
-    warnings.simplefilter("ignore", CryptographyDeprecationWarning)
-    _raise_descriptor_limit()
+    prepare_process()
     clock = Clock()
     loaded = load(args.file, now=clock.wall())
     with asyncio.Runner(loop_factory=loop_factory(args.loop)) as runner:
-        return runner.run(serve(loaded, clock))
+        return runner.run(serve(loaded, clock, args.loop))
+
+
+def prepare_process() -> None:
+    """Does what every process does that serves, before anything else."""
+    # The library warns about odd certificates on standard error; a peer could fill a log with that. We refuse and count.
+    warnings.simplefilter("ignore", CryptographyDeprecationWarning)
+    _raise_descriptor_limit()
 
 
 def _raise_descriptor_limit() -> None:
@@ -80,7 +87,7 @@ def _raise_descriptor_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def _spare_collector() -> None:
+def spare_collector() -> None:
     """Takes what the start has made out of the collector's rounds, and makes these rarer.
 
     Connections and requests are freed by their reference counts; what is left to the collector is tasks that failed.
@@ -111,17 +118,11 @@ def loop_factory(choice: str) -> Callable[[], asyncio.AbstractEventLoop]:
     return factory
 
 
-async def serve(loaded: Loaded, clock: Clock) -> int:
+async def serve(loaded: Loaded, clock: Clock, loop_choice: str) -> int:
     """Starts, obeys signals, and ends in order: SIGTERM or SIGINT drains, a second one exits at once, SIGHUP reloads."""
     loop = asyncio.get_running_loop()
-    key = await OwnKey.open(loaded)
-    try:
-        server = Server(loaded, clock, loop, key)
-        await server.start()
-    except BaseException:
-        await key.close()
-        raise
-    _spare_collector()
+    server = await (_workers(loaded, clock, loop_choice) if loaded.config.workers > 1 else _alone(loaded, clock))
+    spare_collector()
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, server.stop)
     loop.add_signal_handler(signal.SIGHUP, lambda: spawn(_reload(server), name="reload"))
@@ -131,5 +132,26 @@ async def serve(loaded: Loaded, clock: Clock) -> int:
         await server.close()
 
 
-async def _reload(server: Server) -> None:
+async def _alone(loaded: Loaded, clock: Clock) -> Server:
+    from sidecar.app.server import Server  # noqa: PLC0415 - a parent of workers does without
+
+    key = await OwnKey.open(loaded)
+    try:
+        server = Server(loaded, clock, asyncio.get_running_loop(), key)
+        await server.start()
+    except BaseException:
+        await key.close()
+        raise
+    return server
+
+
+async def _workers(loaded: Loaded, clock: Clock, loop_choice: str) -> Parent:
+    from sidecar.app.workers.parent import Parent  # noqa: PLC0415 - where there are workers
+
+    parent = Parent(loaded, clock, asyncio.get_running_loop(), loop_choice)
+    await parent.start()
+    return parent
+
+
+async def _reload(server: Server | Parent) -> None:
     await server.reload("SIGHUP")

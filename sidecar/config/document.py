@@ -71,6 +71,7 @@ def _config(values: Values, source: Path, admin: Admin) -> Config:
         log_full=values[sections.LOG_FULL],
         drain_timeout=values[sections.DRAIN_TIMEOUT],
         resumption=values[sections.RESUMPTION],
+        workers=values[sections.WORKERS],
         limits=values[sections.LIMITS_KEY],
         tokens=values[sections.TOKENS_KEY],
         issuers=values[sections.ISSUERS_KEY],

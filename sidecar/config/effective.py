@@ -45,6 +45,7 @@ def effective(config: Config) -> dict[str, Any]:
         "log_full": config.log_full.value,
         "drain_timeout": spell_duration(config.drain_timeout),
         "resumption": config.resumption.value,
+        "workers": config.workers,
         "limits": _limits(config.limits),
     }
 

@@ -13,9 +13,12 @@ import os
 import stat
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from sidecar.config.faults import ConfigCode, Refused
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 #: No file that a configuration names is larger; 10,000 rules are about half of it.
 MAX_BYTES: Final = 1024 * 1024
@@ -70,7 +73,9 @@ class Snapshot:
 class Look:
     """One look at a set of files."""
 
-    def __init__(self) -> None:
+    def __init__(self, given: Mapping[Path, FileRead] | None = None) -> None:
+        """``given``: the files of an earlier look, to be taken for this one; nothing is opened then."""
+        self._given = given
         self._links: dict[str, str | None] = {}
         self._read: dict[Path, FileRead] = {}
         self._seen: dict[Path, Seen] = {}
@@ -84,6 +89,8 @@ class Look:
         if known is not None:
             return known
         self._seen[path] = Seen(path)
+        if self._given is not None:
+            return self._again(path, self._given)
         try:
             real = self._resolve(path)
             found = _read(path, real)
@@ -92,6 +99,18 @@ class Look:
         self._seen[path] = Seen(path, real, _stamp(found.status), hashlib.sha256(found.data).digest())
         self._read[path] = found
         return found
+
+    def _again(self, path: Path, given: Mapping[Path, FileRead]) -> FileRead:
+        if path not in given:
+            raise Refused(ConfigCode.FILE_MISSING, "was not read before", hint="restart")
+        self._read[path] = found = given[path]
+        self._seen[path] = Seen(path, str(path), _stamp(found.status), hashlib.sha256(found.data).digest())
+        return found
+
+    @property
+    def files(self) -> tuple[FileRead, ...]:
+        """What was read."""
+        return tuple(self._read.values())
 
     def glance(self, path: Path) -> None:
         """Records a file without saying what is wrong with it."""

@@ -18,19 +18,19 @@ CONNECTIONS: Final = Key(
     "connections",
     number(1, 1_000_000),
     DEFAULTS.connections,
-    "Open connections of callers, all inbound listeners together; and as many of the agent, all outbound ones together. One more is closed at once.",
+    "Open connections of callers, all inbound listeners together; and as many of the agent, all outbound ones together. One more is closed at once. Divided by `workers`.",
 )
 HANDSHAKES: Final = Key(
     "handshakes",
     number(1, 100_000),
     DEFAULTS.handshakes,
-    "TLS handshakes in flight on inbound listeners. One more is taken, and the oldest is closed for it.",
+    "TLS handshakes in flight on inbound listeners. One more is taken, and the oldest is closed for it. Divided by `workers`.",
 )
 HANDSHAKE_QUEUE: Final = Key(
     "handshake_queue",
     number(1, 100_000),
     DEFAULTS.handshake_queue,
-    "Steps of handshakes, of callers or of our own, that wait for the TPM, HSM or signer service with our key. One more: closed at once.",
+    "Steps of handshakes, of callers or of our own, that wait for the TPM, HSM or signer service with our key. One more: closed at once. Divided by `workers`.",
 )
 HEAD_BYTES: Final = Key(
     "head_bytes",
@@ -124,7 +124,7 @@ UPSTREAM_CONNECTIONS: Final = Key(
     "upstream_connections",
     number(1, 1_000_000),
     DEFAULTS.upstream_connections,
-    "Connections to the upstream of one entry. A request that would need one more: 503; a tunnel is cut.",
+    "Connections to the upstream of one entry. A request that would need one more: 503; a tunnel is cut. Divided by `workers`.",
 )
 
 LIMITS: Final = Table(

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from sidecar.config.files import FileRead
     from sidecar.config.values import Config
     from sidecar.tokens.settings import SecretRef
 
@@ -26,7 +27,8 @@ _LOOKS: Final = 3
 class Loaded:
     """A configuration that may be used: checked, with the bytes that were checked and a record of what was read.
 
-    ``token_files``: the certificates (PEM, ASCII) of each file that a ``ca`` names. ``token_secrets``: client secrets.
+    ``checked``: when, in seconds since the epoch. ``files``: what was read, where worker processes need it again, else
+    none: it may hold our key. ``token_files``: the certificates (PEM, ASCII) of each file that a ``ca`` names. ``token_secrets``: client secrets.
     """
 
     config: Config
@@ -34,17 +36,25 @@ class Loaded:
     snapshot: Snapshot
     token_files: Mapping[Path, bytes] = field(default_factory=dict)
     token_secrets: Mapping[SecretRef, str] = field(default_factory=dict, repr=False)
+    checked: float = 0.0
+    files: tuple[FileRead, ...] = field(default=(), repr=False)
 
 
-def load(path: Path, *, now: float, environ: Mapping[str, str] | None = None) -> Loaded:
+def load(
+    path: Path,
+    *,
+    now: float,
+    environ: Mapping[str, str] | None = None,
+    given: Mapping[Path, FileRead] | None = None,
+) -> Loaded:
     """Reads and checks a configuration file and the files it names, as they are at ``now`` (seconds since the epoch).
 
     Opens files and nothing else: no socket, no device. ``environ`` gives ``XDG_RUNTIME_DIR``, and
-    client secrets that are named by a variable. Raises InvalidConfiguration, and nothing else, whatever the files hold.
+    client secrets that are named by a variable. ``given``: the files, read before; nothing is opened then. Raises InvalidConfiguration, and nothing else, whatever the files hold.
     """
     file = path.absolute()
     for _ in range(_LOOKS):
-        look = Look()
+        look = Look(given)
         faults = Faults(path)
         loaded = _load(file, look, faults, now, os.environ if environ is None else environ)
         if look.settled():
@@ -75,4 +85,5 @@ def _load(file: Path, look: Look, faults: Faults, now: float, environ: Mapping[s
         files, secrets = found.cas, found.secrets
     if parsed.config is None or material is None:
         return None
-    return Loaded(parsed.config, material, look.snapshot(), files, secrets)
+    kept = look.files if parsed.config.workers > 1 else ()
+    return Loaded(parsed.config, material, look.snapshot(), files, secrets, checked=now, files=kept)

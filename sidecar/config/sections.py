@@ -216,6 +216,12 @@ RESUMPTION: Final = Key(
     Resumption.ALLOW,
     "Whether TLS sessions are resumed, with `allow` or `never`. A resumed handshake needs no signature of either side.",
 )
+WORKERS: Final = Key(
+    "workers",
+    kinds.number(1, 64),
+    1,
+    "Processes that serve, each on a core of its own; see below. Cannot change while the process runs.",
+)
 LIMITS_KEY: Final = Key("limits", limits.READ, limits.DEFAULTS, "Every bound of the proxy.")
 TOP: Final = Table(
     "top",
@@ -232,6 +238,7 @@ TOP: Final = Table(
         LOG_FULL,
         DRAIN_TIMEOUT,
         RESUMPTION,
+        WORKERS,
         LIMITS_KEY,
     ),
     rules={"anyOf": [{"required": [INBOUND_KEY.name]}, {"required": [OUTBOUND_KEY.name]}]},

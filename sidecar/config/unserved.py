@@ -12,7 +12,6 @@ from sidecar.config.faults import ConfigCode, Refused
 
 #: ``section.key`` for a key, ``section.key value`` for a value -> what to call it.
 NOT_SERVED: Final = {
-    "top.workers": "several worker processes (workers)",
     "inbound.listen unix": "a UNIX socket to listen on for requests (unix:)",
     "inbound.forward tcp+unix": "forwarding of raw TCP to a UNIX socket (tcp+unix:)",
     "inbound.forward http+unix": "forwarding to a UNIX socket (http+unix:)",

@@ -215,6 +215,7 @@ class Config:
     log_full: LogFull = LogFull.DROP
     drain_timeout: float = 30.0
     resumption: Resumption = Resumption.ALLOW
+    workers: int = 1
     limits: Limits = field(default_factory=Limits)
     tokens: tuple[SourceSettings, ...] = ()
     issuers: tuple[Issuer, ...] = ()

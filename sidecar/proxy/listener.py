@@ -57,6 +57,16 @@ def bind(host: str, port: int) -> socket.socket:
     return sock
 
 
+def listen(sock: socket.socket) -> None:
+    """Lets the kernel complete connections to a bound address. Raises BindError where another process listens there."""
+    try:
+        sock.listen(BACKLOG)
+    except OSError as error:
+        code = BindCode.of(error)
+        text = format_address(sock.getsockname())
+        raise BindError(code, f"cannot listen on {text}: {error.strerror}", hint=code.hint) from error
+
+
 class Listener(Generic[S]):
     """One bound address. A reload replaces ``service``, perhaps by one of another kind; the socket stays."""
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sidecar.telemetry.messages import Messages
     from sidecar.telemetry.record import Record
     from sidecar.telemetry.sink import Sink
+    from sidecar.telemetry.turns import Turns
 
 
 class Later(Protocol):
@@ -51,9 +52,11 @@ class AccessLog:
         later: Later,
         messages: Messages,
         deny_when_full: bool = False,
+        turns: Turns | None = None,
         limits: LogLimits = LogLimits(),
     ) -> None:
-        self._writer = LineWriter(sink, messages)
+        """``turns``: those of the processes that write to the same sink, where there are several."""
+        self._writer = LineWriter(sink, messages, turns=turns)
         self._later = later
         self._limits = limits
         self._deny = deny_when_full

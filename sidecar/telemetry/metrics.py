@@ -8,6 +8,7 @@ and the configuration's names, never something from the wire, and a family holds
 from __future__ import annotations
 
 from bisect import bisect_left
+from enum import Enum, auto
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
@@ -22,6 +23,15 @@ OVERFLOW = "other"
 REQUEST_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 HANDSHAKE_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 SIGN_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+
+
+class Across(Enum):
+    """What the values of a gauge in several worker processes are together."""
+
+    #: Each counts its own.
+    SUM = auto()
+    #: All know the same, or the largest says most.
+    MAX = auto()
 
 
 class Counter:
@@ -100,13 +110,15 @@ Child = TypeVar("Child", Counter, Gauge, Histogram)
 class Family(Generic[Child]):
     """A metric with labels: one child for each combination of their values."""
 
-    __slots__ = ("_make", "children", "help", "label_names", "name")
+    __slots__ = ("_make", "across", "children", "help", "label_names", "name")
 
     def __init__(self, name: str, text: str, label_names: tuple[str, ...], make: Callable[[], Child]) -> None:
         self.name = name
         self.help = text
         self.label_names = label_names
         self.children: dict[tuple[str, ...], Child] = {}
+        #: For a gauge.
+        self.across = Across.SUM
         self._make: Callable[[], Child] = make
 
     def labels(self, *values: str) -> Child:
@@ -173,35 +185,44 @@ class Metrics:
         self.sign_failures_total = counter(
             "sign_failures_total", "Signatures with our own key that could not be had.", "protection", "code"
         )
-        self.key_info = gauge("key_info", "The protection of our own key, as a label.", "protection")
+        self.key_info = gauge("key_info", "The protection of our own key, as a label.", "protection", across=Across.MAX)
         self.handshake_queue = gauge(
             "handshake_queue", "Handshake steps that wait for a thread, where our key is in a device.", "role"
         )
         self.certificate_expiry_timestamp_seconds = gauge(
-            "certificate_expiry_timestamp_seconds", "When our own certificate expires, in seconds since the epoch."
+            "certificate_expiry_timestamp_seconds",
+            "When our own certificate expires, in seconds since the epoch.",
+            across=Across.MAX,
         ).labels()
         self.reloads_total = counter("reloads_total", "Configuration reloads.", "result")
         self.tokens_refreshed_total = counter("tokens_refreshed_total", "Tokens fetched.", "source", "result")
         self.token_age_seconds = gauge(
-            "token_age_seconds", "Age of the token in use; 0 without one.", "source", "entry"
+            "token_age_seconds", "Age of the token in use; 0 without one.", "source", "entry", across=Across.MAX
         )
         self.token_expiry_timestamp_seconds = gauge(
             "token_expiry_timestamp_seconds",
             "When the token in use expires, in seconds since the epoch; 0 without one, or where it does not say.",
             "source",
             "entry",
+            across=Across.MAX,
         )
         self.tokens_refused_total = counter(
             "tokens_refused_total", "Requests that lacked nothing but a token.", "listener", "code"
         )
         self.jwks_refreshed_total = counter("jwks_refreshed_total", "Key sets of issuers fetched.", "issuer", "result")
-        self.jwks_age_seconds = gauge("jwks_age_seconds", "Age of an issuer's keys; 0 without any.", "issuer")
+        self.jwks_age_seconds = gauge(
+            "jwks_age_seconds", "Age of an issuer's keys; 0 without any.", "issuer", across=Across.MAX
+        )
         self.incidents_total = counter("incidents_total", "What somebody has to look into.", "kind")
         self.limit_hits_total = counter("limit_hits_total", "Times that a limit was met.", "limit")
         self.log_dropped_total = counter("log_dropped_total", "Access log lines that were never written.").labels()
         self.internal_errors_total = counter("internal_errors_total", "Exceptions that nobody expected.", "where")
-        self.policy_info = gauge("policy_info", "The policy in force, as a label.", "version")
-        self.build_info = gauge("build_info", "What runs, as labels.", "version", "python", "openssl")
+        self.policy_info = gauge("policy_info", "The policy in force, as a label.", "version", across=Across.MAX)
+        self.workers = gauge("workers", "Worker processes that serve; absent where there is only one process.")
+        self.worker_restarts_total = counter("worker_restarts_total", "Worker processes that ended and were replaced.")
+        self.build_info = gauge(
+            "build_info", "What runs, as labels.", "version", "python", "openssl", across=Across.MAX
+        )
 
     def set_policy(self, version: str) -> None:
         """Names the policy in force."""
@@ -229,8 +250,9 @@ class Metrics:
         self.counters.append(family)
         return family
 
-    def _gauge(self, name: str, text: str, *labels: str) -> Family[Gauge]:
+    def _gauge(self, name: str, text: str, *labels: str, across: Across = Across.SUM) -> Family[Gauge]:
         family = Family(PREFIX + name, text, labels, Gauge)
+        family.across = across
         self.gauges.append(family)
         return family
 

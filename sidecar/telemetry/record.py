@@ -35,6 +35,8 @@ class Event(StrEnum):
     RELOAD = "reload"
     #: The process takes no new work.
     DRAIN = "drain"
+    #: A worker process serves in the place of one that is gone; with ``error``, one is gone, or could not be started.
+    WORKER = "worker"
     #: The last line.
     STOP = "stop"
 

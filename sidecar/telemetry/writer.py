@@ -22,6 +22,7 @@ from sidecar.telemetry.sink import SinkError
 if TYPE_CHECKING:
     from sidecar.telemetry.messages import Messages
     from sidecar.telemetry.sink import Sink
+    from sidecar.telemetry.turns import Turns
 
 #: Between two tries on a sink that may recover, in seconds.
 RETRY_SECONDS = 0.5
@@ -32,8 +33,12 @@ RECOVERABLE = frozenset((errno.ENOSPC, errno.EDQUOT, errno.ENOBUFS, errno.ENOMEM
 class LineWriter:
     """Takes chunks of whole lines and writes them in order."""
 
-    def __init__(self, sink: Sink, messages: Messages, *, retry: float = RETRY_SECONDS) -> None:
+    def __init__(
+        self, sink: Sink, messages: Messages, *, turns: Turns | None = None, retry: float = RETRY_SECONDS
+    ) -> None:
+        """``turns``: those of the processes that write to the same place, where there are several."""
         self._sink = sink
+        self._turns = turns
         self._messages = messages
         self._retry = retry
         self._queue: SimpleQueue[tuple[bytes, int] | None] = SimpleQueue()
@@ -92,6 +97,18 @@ class LineWriter:
         self._sink.close()
 
     def _write(self, chunk: bytes, lines: int) -> None:
+        turns = self._turns
+        if turns is None:
+            self._put(chunk, lines)
+        elif turns.take(lambda: self._give_up):
+            try:
+                self._put(chunk, lines)
+            finally:
+                turns.end()
+        else:
+            self._lose(chunk, 0, lines)
+
+    def _put(self, chunk: bytes, lines: int) -> None:
         written = 0
         while written < len(chunk):
             if self._give_up:

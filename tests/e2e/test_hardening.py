@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.processes import ask
+from tests.support.workers import worker_pids
 
 if TYPE_CHECKING:
     from tests.support.backend import Backend
@@ -156,3 +157,14 @@ def test_the_control_of_the_read_only_root_cannot_write(site: Site) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode != 0
     assert "Read-only file system" in done.stderr
+
+
+@pytest.mark.threat(60)
+@pytest.mark.needs("root", "setpriv")
+def test_threat_60_workers_are_hardened_as_well(site: Site, backend: Backend) -> None:
+    tools = site.tools(backend, workers=2)
+    as_user(site, tools)
+    tools.start()
+    for pid in worker_pids(tools):
+        assert core_limits(pid) == ["0", "0"]
+        assert set(looked_at(pid).values()) == {"refused"}

@@ -1,13 +1,13 @@
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 
 from sidecar.config.faults import ConfigCode
 from sidecar.config.limits import LIMITS
 from sidecar.config.schema import Required
-from sidecar.limits import Limits
+from sidecar.limits import COUNTED, Limits
 from tests.support.configuration import Workspace, edit
 
 
@@ -60,3 +60,11 @@ def test_no_limit_can_be_switched_off(workspace: Workspace, key: str) -> None:
 def test_a_head_holds_its_target(workspace: Workspace, text: str, key: str, message: str) -> None:
     fault = workspace.fault(limits(text))
     assert (fault.code, fault.key, fault.message) == (ConfigCode.OUT_OF_RANGE, key, message)
+
+
+def test_what_is_divided_by_the_number_of_workers_says_so() -> None:
+    assert {key.name for key in LIMITS.keys if "Divided by `workers`." in key.doc} == set(COUNTED)
+    part = Limits(connections=10, handshakes=1).share(4)
+    assert part == replace(Limits(handshakes=1).share(4), connections=3)
+    assert part.handshakes == 1, "never nothing"
+    assert Limits().share(1) == Limits()

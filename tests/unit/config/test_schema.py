@@ -21,6 +21,7 @@ from sidecar.config.schema import (
     read_table,
     text,
 )
+from sidecar.config.unserved import NOT_SERVED
 from sidecar.config.yaml import compose
 
 BASE = Path("/etc/sidecar")
@@ -100,8 +101,9 @@ def test_the_value_of_an_unknown_key_is_not_shown() -> None:
     assert "hunter2" not in str(only("name: a\npassword: hunter2\n"))
 
 
-def test_what_is_not_served_has_its_own_words() -> None:
-    assert only("name: a\nworkers: 2\n").code is ConfigCode.NOT_SERVED
+def test_what_is_not_served_has_its_own_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(NOT_SERVED, "top.spare", "a key of a later version (spare)")
+    assert only("name: a\nspare: 2\n").code is ConfigCode.NOT_SERVED
 
 
 def test_every_fault_is_found_not_the_first() -> None:

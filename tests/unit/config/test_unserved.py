@@ -5,7 +5,7 @@ import pytest
 from sidecar import __version__
 from sidecar.config.faults import ConfigCode
 from sidecar.config.unserved import NOT_SERVED
-from tests.support.configuration import VALID, Workspace, edit
+from tests.support.configuration import Workspace, edit
 
 SECOND = """\
   - name: second
@@ -17,7 +17,6 @@ admin:
 
 #: row of the table -> (a file that asks for it, the key that is named)
 CASES = {
-    "top.workers": (VALID + "workers: 4\n", "workers"),
     "inbound.listen unix": (edit("127.0.0.1:8443", "unix:/run/x.sock"), "inbound[0].listen"),
     "inbound.forward tcp+unix": (edit("http://127.0.0.1:8080", "tcp+unix:/run/x"), "inbound[0].forward"),
     "inbound.forward http+unix": (edit("http://127.0.0.1:8080", "http+unix:/run/x"), "inbound[0].forward"),

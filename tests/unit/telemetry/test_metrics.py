@@ -36,6 +36,8 @@ NAMES = {
     "sidecar_log_dropped_total": (),
     "sidecar_internal_errors_total": ("where",),
     "sidecar_policy_info": ("version",),
+    "sidecar_workers": (),
+    "sidecar_worker_restarts_total": (),
     "sidecar_build_info": ("version", "python", "openssl"),
 }
 

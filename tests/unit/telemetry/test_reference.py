@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sidecar.admin.address import AddressCode
+from sidecar.app.workers.wire import WorkerCode
 from sidecar.http.errors import HttpCode
 from sidecar.identity.refusal import Refusal
 from sidecar.keys.errors import SignCode
@@ -59,6 +60,7 @@ def table_words(text: str) -> set[str]:
         SigningCode,
         UseCode,
         WireCode,
+        WorkerCode,
     ],
     ids=lambda codes: codes.__name__,
 )

@@ -1,0 +1,119 @@
+"""What operators ask of a proxy with several workers: asked of each, answered for all."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Final
+
+from sidecar.admin.answers import GivenToken, Listing, NoToken
+from sidecar.app.workers import sums
+from sidecar.app.workers.wire import Ask, WorkerCode
+from sidecar.config.effective import effective, policy_version
+from sidecar.errors import SidecarError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sidecar.app.workers.child import Child
+    from sidecar.app.workers.parent import Parent
+
+#: How long an answer for all waits for one worker, in seconds: then it is given without, and names it.
+SECONDS: Final = 2.0
+#: A token may have to be fetched first.
+_TOKEN_SECONDS: Final = 29.0
+
+
+class Console:
+    """A `sidecar.admin.answers.StatusSource`."""
+
+    def __init__(self, parent: Parent) -> None:
+        self._parent = parent
+
+    # -- what the parent knows ----------------------------------------------------------------------------------------
+
+    def ready(self) -> str | None:
+        """Returns None when the proxy can serve, else a stable reason."""
+        return self._parent.reason
+
+    def config(self) -> dict[str, Any]:
+        """Returns the effective configuration, of all workers together."""
+        config = self._parent.loaded.config
+        return effective(config) | {"policy_version": policy_version(config)}
+
+    def certs(self) -> list[dict[str, Any]]:
+        """Returns our own identity."""
+        svid = self._parent.loaded.material.svid
+        return [
+            {
+                "identity": str(svid.id),
+                "serial": svid.serial,
+                "not_before": svid.not_before,
+                "not_after": svid.not_after,
+                "pin": str(svid.pin),
+                "key_protection": self._parent.protection,
+            }
+        ]
+
+    def drain(self) -> None:
+        """Begins the drain, as SIGTERM does."""
+        self._parent.begin_drain()
+
+    # -- what its workers know ----------------------------------------------------------------------------------------
+
+    async def token(self, name: str) -> GivenToken | NoToken | None:
+        """Returns a fresh token of the first worker that has one."""
+        found: GivenToken | NoToken | None = NoToken(WorkerCode.NONE.value)
+        for child in self._parent.fleet.children:
+            try:
+                answer = await child.ask(Ask.TOKEN, {"name": name}, seconds=_TOKEN_SECONDS, patient=True)
+            except SidecarError:
+                continue
+            if "token" in answer:
+                return GivenToken(str(answer["token"]))
+            found = NoToken(str(answer["error"])) if "error" in answer else None
+            break
+        return found
+
+    async def metrics(self) -> bytes:
+        """Returns the sum of all workers' metrics and our own, as Prometheus text."""
+        fleet = self._parent.fleet
+        members = list(fleet.members.values())
+        await asyncio.gather(*(fleet.ask(member, SECONDS, patient=True) for member in members))
+        # Of one that does not answer, what it said last: a sum never goes back.
+        parts = [member.metrics for member in members]
+        found = sums.total([*parts, sums.dump(self._parent.metrics)], sums.dump(fleet.counted))
+        return found.render()
+
+    async def connections(self) -> Listing:
+        """Returns the live downstream connections of all workers, each with the pid of its own."""
+        answers, silent = await self._ask_all(Ask.CONNECTIONS)
+        listed = [each for answer in answers.values() for each in answer.get("connections", [])]
+        return Listing(listed, _silent(silent))
+
+    async def tokens(self) -> dict[str, Any]:
+        """Returns the token sources and the issuers, with what each worker has of them; never a token."""
+        answers, silent = await self._ask_all(Ask.TOKENS)
+        shown: dict[str, Any] = {"tokens": [], "issuers": []}
+        for child, answer in answers.items():
+            for source in answer["tokens"]:
+                known = next((each for each in shown["tokens"] if each["name"] == source["name"]), None)
+                if known is None:
+                    shown["tokens"].append(known := source | {"tokens": []})
+                known["tokens"] += [{"worker": child.pid, **token} for token in source["tokens"]]
+            shown["issuers"] += [{"worker": child.pid, **issuer} for issuer in answer["issuers"]]
+        return shown | _silent(silent)
+
+    async def _ask_all(self, kind: Ask) -> tuple[dict[Child, dict[str, Any]], Sequence[Child]]:
+        children = self._parent.fleet.children
+        asking = (child.ask(kind, seconds=SECONDS, patient=True) for child in children)
+        found = await asyncio.gather(*asking, return_exceptions=True)
+        answers = dict(zip(children, found, strict=True))
+        return (
+            {child: answer for child, answer in answers.items() if not isinstance(answer, BaseException)},
+            [child for child, answer in answers.items() if isinstance(answer, BaseException)],
+        )
+
+
+def _silent(children: Sequence[Child]) -> dict[str, list[int]]:
+    """Names the workers that did not answer; nothing where all did."""
+    return {"silent_workers": [child.pid for child in children]} if children else {}

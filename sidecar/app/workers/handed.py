@@ -1,0 +1,52 @@
+"""A configuration from the parent to its workers: the very bytes that the parent checked, and when it checked them.
+
+A worker that is started later, in place of one that died, gets what is in force, whatever the files say by then. And what
+was checked at one time is not checked again at another: our certificate may have expired meanwhile, and a worker is no
+worse with it than the others that serve on. Files that hold a PIN or a key that a device unwraps do not go along: the
+signer process has them.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sidecar import __version__
+from sidecar.config.files import FileRead
+from sidecar.config.load import Loaded, load
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from sidecar.app.workers.channel import Content
+
+
+def pack(loaded: Loaded) -> Content:
+    """Returns what `unpack` takes."""
+    return {
+        "version": __version__,
+        "source": str(loaded.config.source),
+        "now": loaded.checked,
+        "files": [
+            [str(file.path), base64.b64encode(file.data).decode("ascii"), *_owner(file.status)] for file in loaded.files
+        ],
+    }
+
+
+def unpack(content: Content) -> Loaded:
+    """Returns the configuration. Raises InvalidConfiguration, and ValueError or KeyError for what is none."""
+    files: Mapping[Path, FileRead] = {file.path: file for file in map(_file, content["files"])}
+    return load(Path(content["source"]), now=float(content["now"]), given=files)
+
+
+def _owner(status: os.stat_result) -> tuple[int, int, int]:
+    return status.st_mode, status.st_uid, status.st_gid
+
+
+def _file(entry: list[Any]) -> FileRead:
+    path, data, mode, uid, gid = entry
+    # All that is ever asked of them is whose they are and who may read them.
+    status = os.stat_result((mode, 0, 0, 1, uid, gid, 0, 0, 0, 0))
+    return FileRead(Path(path), base64.b64decode(data), status)

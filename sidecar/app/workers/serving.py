@@ -1,0 +1,61 @@
+"""The proxy inside a worker: serves on sockets that its parent bound, and leaves to the parent what is done once for all."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from sidecar.app.server import Server
+
+if TYPE_CHECKING:
+    import asyncio
+    import socket
+
+    from sidecar.admin.server import AdminServer, HealthServer
+    from sidecar.app.build import Place
+    from sidecar.app.own_key import OwnKey
+    from sidecar.clock import Clock
+    from sidecar.config.load import Loaded
+    from sidecar.telemetry.turns import Turns
+
+
+def place_name(place: Place) -> str:
+    """The name of a place for another process: equal for equal places, and different for others."""
+    return json.dumps(place)
+
+
+def share(loaded: Loaded) -> Loaded:
+    """The same configuration with one worker's part of the limits."""
+    config = loaded.config
+    return replace(loaded, config=replace(config, limits=config.limits.share(config.workers)))
+
+
+class WorkerServer(Server):
+    """A server without a console, a look at files, or lines and messages about the process: the parent has these."""
+
+    def __init__(
+        self, loaded: Loaded, clock: Clock, loop: asyncio.AbstractEventLoop, key: OwnKey, turns: Turns
+    ) -> None:
+        self.turns = turns
+        #: Sockets that were handed to us and that nothing has taken yet, by `place_name`.
+        self.handed: dict[str, socket.socket] = {}
+        super().__init__(loaded, clock, loop, key)
+
+    def bind(self, place: Place) -> socket.socket:
+        """Takes a socket that the parent bound. Raises KeyError where it did not: the two of us do not agree."""
+        return self.handed.pop(place_name(place))
+
+    def forget_handed(self) -> None:
+        """Closes the sockets that nothing has taken."""
+        while self.handed:
+            self.handed.popitem()[1].close()
+
+    def _make_consoles(self, loaded: Loaded) -> list[AdminServer | HealthServer]:  # noqa: ARG002 - as in Server
+        return []
+
+    def _announce(self) -> None:
+        """Does nothing: the parent speaks for all."""
+
+    def _say_farewell(self) -> None:
+        """Does nothing, likewise."""

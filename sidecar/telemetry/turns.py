@@ -1,0 +1,68 @@
+"""Turns of several processes that write lines to one place.
+
+A pipe takes no more than PIPE_BUF bytes whole (POSIX write(2)), and a disk that is full takes a part of any write: what
+another process writes then lands in the middle of a line. So those that share an access log take turns by a record lock
+(fcntl(2), F_SETLK) on one file of theirs, which the kernel takes back from a process that dies.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import tempfile
+import threading
+import time
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+#: Between two tries while another process writes, in seconds: at first, and at the most. It writes what it gathered in a
+#: tenth of a second at once, unless the place takes nothing.
+_PAUSES: Final = (0.001, 0.05)
+
+
+class Turns:
+    """One per process, around a descriptor that all of them have of the same file."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+        #: The kernel's lock is this process's: two threads of it, while a reload replaces a log, take turns by this one.
+        self._within = threading.Lock()
+
+    @classmethod
+    def make(cls) -> Turns:
+        """Makes the file: without a name, so that nobody else locks it. Raises OSError."""
+        if hasattr(os, "memfd_create"):
+            return cls(os.memfd_create("sidecar-log"))
+        with tempfile.TemporaryFile() as file:
+            return cls(os.dup(file.fileno()))
+
+    def take(self, give_up: Callable[[], bool]) -> bool:
+        """Waits for our turn; False when ``give_up`` says so first."""
+        pause, most = _PAUSES
+        while not self._take():
+            if give_up():
+                return False
+            time.sleep(pause)
+            pause = min(2 * pause, most)
+        return True
+
+    def _take(self) -> bool:
+        if not self._within.acquire(blocking=False):
+            return False
+        try:
+            fcntl.lockf(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):  # POSIX lets it be either (fcntl(2))
+            self._within.release()
+            return False
+        return True
+
+    def end(self) -> None:
+        """Lets the next one write."""
+        fcntl.lockf(self.descriptor, fcntl.LOCK_UN)
+        self._within.release()
+
+    def close(self) -> None:
+        """Lets go of the file."""
+        os.close(self.descriptor)

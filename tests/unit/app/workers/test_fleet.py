@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from sidecar.app.workers import fleet as module
+from sidecar.app.workers import sums
+from sidecar.app.workers.fleet import Fleet, _pause
+from sidecar.app.workers.wire import WorkerCode, WorkerError
+from sidecar.telemetry.metrics import Metrics
+from tests.support.eventually import soon
+
+if TYPE_CHECKING:
+    from sidecar.app.workers.child import Child
+
+
+class FakeProcess:
+    def __init__(self) -> None:
+        self.ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+
+class FakeChild:
+    """Says what it is told to of itself."""
+
+    def __init__(self, requests: int = 0) -> None:
+        self.process = FakeProcess()
+        self.gone: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.began = time.monotonic()
+        metrics = Metrics()
+        metrics.reloads_total.labels("ok").inc(requests)
+        self.answer: Any = {"ready": None, "metrics": sums.dump(metrics)}
+
+    async def ask(self, kind: object, content: object = None, *, seconds: float, patient: bool = False) -> Any:
+        if self.answer is None:
+            raise WorkerError(WorkerCode.LATE, "late")
+        return self.answer
+
+    def end(self, why: str) -> None:
+        if not self.gone.done():
+            self.gone.set_result(why)
+            self.process.ended.set_result(-9)
+
+    async def ended(self, seconds: float) -> int | None:
+        return await self.process.ended
+
+
+class FakeOwner:
+    def __init__(self) -> None:
+        self.children: list[FakeChild] = []
+        self.fails: list[Exception] = []
+        self.told: list[object] = []
+
+    async def recruit(self, number: int) -> Child:
+        if self.fails:
+            raise self.fails.pop(0)
+        self.children.append(child := FakeChild(requests=number))
+        return child  # type: ignore[return-value]
+
+    def lost(self, child: Child, why: str, code: int | None) -> None:
+        self.told.append(("lost", why, code))
+
+    def replaced(self, child: Child) -> None:
+        self.told.append("replaced")
+
+    def not_replaced(self, error: BaseException, pause: float) -> None:
+        self.told.append(("not replaced", pause))
+
+
+@pytest.fixture(autouse=True)
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BEAT_SECONDS", 0.005)
+    monkeypatch.setattr(module, "PAUSE_SECONDS", (0.02, 0.1))
+
+
+def failure() -> WorkerError:
+    return WorkerError(WorkerCode.INTERNAL, "no")
+
+
+async def test_one_that_cannot_be_started_ends_the_others() -> None:
+    owner = FakeOwner()
+    fleet = Fleet(3, owner)
+    owner.fails = [failure()]
+    with pytest.raises(WorkerError):
+        await fleet.start()
+    assert len(owner.children) == 2
+    assert all(child.gone.done() for child in owner.children)
+    assert fleet.reason == "no_worker"
+
+
+async def test_a_dead_one_is_replaced_and_what_it_counted_stays() -> None:
+    owner = FakeOwner()
+    fleet = Fleet(2, owner)
+    await fleet.start()
+    await soon(lambda: all(m.metrics["counters"]["sidecar_reloads_total"] for m in fleet.members.values()), "a beat")
+    owner.children[1].end("was killed")
+    assert fleet.reason is None, "the other one serves"
+    await soon(lambda: "replaced" in owner.told, "another one")
+    assert owner.told == [("lost", "was killed", -9), "replaced"]
+    assert fleet.counted.reloads_total.labels("ok").read() == 2
+    assert len(fleet.children) == 2
+    await fleet.end(0)
+    assert fleet.children == []
+
+
+async def test_the_pause_grows_and_a_start_that_fails_is_tried_again() -> None:
+    owner = FakeOwner()
+    fleet = Fleet(1, owner)
+    await fleet.start()
+    owner.fails = [failure(), OSError("no descriptors"), failure()]
+    owner.children[0].end("died")
+    await soon(lambda: "replaced" in owner.told, "another one")
+    assert owner.told[1:-1] == [("not replaced", 0.02), ("not replaced", 0.04), ("not replaced", 0.08)]
+    await fleet.end(0)
+    assert [_pause(n) for n in range(6)] == [0.0, 0.0, 0.02, 0.04, 0.08, 0.1]
+
+
+@pytest.mark.parametrize("answer", [{}, {"ready": None}, {"ready": None, "metrics": {}}])
+async def test_one_that_answers_nonsense_is_replaced(answer: dict[str, Any]) -> None:
+    owner = FakeOwner()
+    fleet = Fleet(1, owner)
+    await fleet.start()
+    owner.children[0].answer = answer
+    await soon(lambda: "replaced" in owner.told, "another one")
+    await fleet.end(0)
+
+
+async def test_the_first_reason_is_that_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    owner = FakeOwner()
+    fleet = Fleet(2, owner)
+    await fleet.start()
+    owner.children[1].answer = owner.children[1].answer | {"ready": "identity_expired"}
+    await soon(lambda: fleet.reason == "identity_expired", "the reason")
+    monkeypatch.setattr(module, "LATE_SECONDS", 0.01)
+    owner.children[0].answer = None
+    await soon(lambda: fleet.reason == "worker_late", "it to be missed")
+    await fleet.end(0)
+
+
+async def test_nobody_is_replaced_at_the_end() -> None:
+    owner = FakeOwner()
+    fleet = Fleet(2, owner)
+    await fleet.start()
+    fleet.stop_replacing()
+    owner.children[0].end("ended")
+    await asyncio.sleep(0.05)
+    assert owner.told == []
+    await fleet.end(0)

@@ -65,6 +65,7 @@ class HttpCode(StrEnum):
     NO_RESPONSE = "no_response"
     UNSOLICITED_BYTES = "unsolicited_bytes"
     UNSOLICITED_UPGRADE = "unsolicited_upgrade"
+    BAD_UPGRADE = "bad_upgrade"
     TOO_MANY_INFORMATIONAL = "too_many_informational"
 
 

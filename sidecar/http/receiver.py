@@ -27,6 +27,7 @@ from sidecar.http.parsers import ParserFactory, best_parser
 from sidecar.http.repeat import RequestMemory, ResponseMemory
 from sidecar.http.scanner import request_rules, response_rules
 from sidecar.http.watch import Watch, WatchRules
+from sidecar.http.websocket import SWITCHING, check_agreed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -86,6 +87,12 @@ class ResponseTaker(ResponseSink, Protocol):
 
     def on_whole(self, head: ResponseHead, body: bytes) -> None:
         """What ``on_response``, ``on_data`` unless the body is empty, and ``on_end`` without trailers would say."""
+
+    def on_upgrade(self, head: ResponseHead, behind: bytes) -> None:
+        """The other side agrees to the WebSocket that was asked for: HTTP is over, and the receiver dead.
+
+        ``behind`` are the bytes behind the head that were fed with it.
+        """
 
 
 class _Receiver(ABC):
@@ -299,6 +306,12 @@ class RequestReceiver(_Receiver):
         """Whether a request is awaited and nothing of it is there."""
         return self._phase == _HEAD and not self._head and self._pos >= len(self._data)
 
+    def surrender(self) -> bytes:
+        """Stops for good, and hands out what was fed behind the request and never looked at."""
+        held = self._data[self._pos :]
+        self.release()
+        return held
+
     def next(self) -> None:
         """Lets the next request come; may call the sink at once, and raises ``HttpError`` as :meth:`feed` does.
 
@@ -360,7 +373,8 @@ class ResponseReceiver(_Receiver):
     """Receives responses, one for each call of :meth:`expect`; every ``HttpError`` is a ``ResponseError`` (502)."""
 
     __slots__ = (
-        "_informational", "_keep_alive", "_memory", "_method", "_sink_head", "_sink_informational", "_sink_whole",
+        "_informational", "_keep_alive", "_key", "_memory", "_method", "_sink_head", "_sink_informational",
+        "_sink_upgrade", "_sink_whole",
     )  # fmt: skip
 
     def __init__(
@@ -370,15 +384,17 @@ class ResponseReceiver(_Receiver):
         self._sink_head = sink.on_response
         self._sink_whole: Callable[[ResponseHead, bytes], None] | None = getattr(sink, "on_whole", None)
         self._sink_informational = sink.on_informational
+        self._sink_upgrade: Callable[[ResponseHead, bytes], None] = getattr(sink, "on_upgrade", _nowhere)
         self._memory = ResponseMemory(limits)
         self._method = b""
+        self._key: bytes | None = None
         self._keep_alive = True
         self._informational = 0
 
     def release(self) -> None:
         """See above."""
         super().release()
-        self._sink_head = self._sink_informational = self._sink_whole = _nowhere
+        self._sink_head = self._sink_informational = self._sink_whole = self._sink_upgrade = _nowhere
 
     @property
     def reusable(self) -> bool:
@@ -388,8 +404,10 @@ class ResponseReceiver(_Receiver):
         """
         return self._phase == _PAUSE and self._keep_alive and self._pos >= len(self._data)
 
-    def expect(self, method: bytes) -> None:
+    def expect(self, method: bytes, key: bytes | None = None) -> None:
         """Awaits the response to a request of that method; before its first byte is sent.
+
+        ``key`` is that of a request for a WebSocket, to which the answer may be 101.
 
         ``RuntimeError`` if one is awaited already, or the receiver is dead.
         """
@@ -397,6 +415,7 @@ class ResponseReceiver(_Receiver):
             raise RuntimeError("a response is awaited already, or none can come any more")
         self._phase = _HEAD
         self._method = method
+        self._key = key
         self._informational = 0
 
     def eof(self, *, clean: bool = True) -> None:
@@ -421,8 +440,11 @@ class ResponseReceiver(_Receiver):
     def _open(self, block: bytes) -> None:
         head = self._memory.scan(block, self._method)
         status = head.status
-        # No request of ours asks for another protocol: whatever comes behind these is nobody's.
-        if status == 101 or (self._method == b"CONNECT" and 200 <= status < 300):
+        if status == SWITCHING and self._key is not None:
+            self._switch(head, self._key)
+            return
+        # Nobody asked for another protocol: whatever comes behind these is nobody's.
+        if status == SWITCHING or (self._method == b"CONNECT" and 200 <= status < 300):
             raise ResponseError(HttpCode.UNSOLICITED_UPGRADE, f"status {status} ends HTTP on this connection")
         if status < 200:
             self._informational += 1
@@ -445,6 +467,12 @@ class ResponseReceiver(_Receiver):
         self._sink_head(head)
         if not has_body and self._phase == _BODY:
             self._close([])
+
+    def _switch(self, head: ResponseHead, key: bytes) -> None:
+        check_agreed(head, key)
+        tell, behind = self._sink_upgrade, self._data[self._pos :]
+        self.release()
+        tell(head, behind)
 
     def _close(self, trailers: list[Field]) -> None:
         """Ends the response. What lies behind it is judged by the bytes fed with it, whatever the sink awaits by now."""

@@ -205,6 +205,13 @@ class Downstream(Registered):
         else:
             self._advance()
 
+    def let_go(self) -> bytes:
+        """Leaves the connection, and its place in the registry, to a WebSocket; returns what its peer sent too early."""
+        self.exchange = None
+        self.started = NEVER
+        self.hub.connections.discard(self)
+        return self._receiver.surrender()
+
     def cut(self, exchange: Exchange) -> None:
         """Ends a response that cannot be finished, so that the peer can tell (RFC 9112 8)."""
         self.keep_alive = False

@@ -76,7 +76,7 @@ class Ending(ABC):
     _continued: bool
     _task: asyncio.Task[None] | None
     _pending: list[bytes]
-    _kept: bytearray | None
+    _kept: bytes | bytearray | None
 
     def refuse(self, code: ProxyCode) -> None:
         """Answers without having decided anything: we cannot serve just now."""

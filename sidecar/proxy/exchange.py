@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 from sidecar.errors import SidecarError
 from sidecar.http.fields import forward_response, forward_trailers, outgoing_framing
 from sidecar.http.messages import Framing
+from sidecar.http.websocket import may_switch
 from sidecar.http.write import chunk, last_chunk
 from sidecar.policy.decision import Denial, Permit
-from sidecar.proxy.connection import Kind
-from sidecar.proxy.ending import Ending
+from sidecar.proxy import upgrade
+from sidecar.proxy.again import Again
 from sidecar.proxy.facts import facts_of, trace_of
 from sidecar.proxy.failure import DialError, ProxyCode
 from sidecar.proxy.service import Wait
@@ -35,16 +36,11 @@ if TYPE_CHECKING:
 
 #: How often a request waits for what it needs before it is decided: once for each thing there is, and once to spare.
 WAITS = 4
-#: A request body up to this size is kept until the answer comes, where the request may have to be sent again, in bytes.
-KEPT_BYTES = 64 * 1024
-#: RFC 9110 9.2.2: what may be sent twice.
-IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"})
-
 # Looking a member up on its Enum is dear where it happens for every request.
 _NONE, _CHUNKED, _CLOSE = Framing.NONE, Framing.CHUNKED, Framing.CLOSE
 
 
-class Exchange(Ending):
+class Exchange(Again):
     """Lives from a request's head to the later of its end and its response's end."""
 
     __slots__ = (
@@ -52,16 +48,14 @@ class Exchange(Ending):
         "_chunked_out",
         "_connection_options",
         "_outgoing",
-        "_renewed",
-        "credential",
         "delimited",
         "facts",
-        "pool",
         "started",
         "trace_id",
         "traceparent",
         "upstream_context",
         "waited",
+        "websocket",
     )
 
     def __init__(self, down: Downstream, service: Service, head: RequestHead) -> None:
@@ -70,6 +64,8 @@ class Exchange(Ending):
         self.head = head
         self.started = down.hub.clock.monotonic()
         self.facts = facts_of(head)
+        #: The key of a request for a WebSocket.
+        self.websocket = None if self.facts.websocket is None else self._switching(self.facts.websocket)
         self.trace_id, self.traceparent = trace_of(head, down.hub.ids)
         self.verdict: Permit | Denial | None = None
         #: Where it goes, and the token that goes along: as the service chose them.
@@ -97,9 +93,19 @@ class Exchange(Ending):
         self._task: asyncio.Task[None] | None = None
         #: What waits for a connection.
         self._pending: list[bytes] = []
-        #: What was sent of the body, as long as it may have to be sent again.
-        self._kept: bytearray | None = bytearray()
+        #: What was sent of the body, as long as it may have to be sent again; None: a part of it is not here any more.
+        self._kept: bytes | bytearray | None = b""
         self._renewed = False  # sent again, with another token
+
+    def _switching(self, key: bytes) -> bytes | None:
+        """Takes note of a request for another protocol: whatever the answer, its sender's connection serves no other.
+
+        What comes behind it may be meant for that protocol, and is never read as a request.
+        """
+        if not may_switch(self.head):
+            return None
+        self.down.keep_alive = False
+        return key
 
     # -- the request ----------------------------------------------------------------------------------------------
 
@@ -145,25 +151,6 @@ class Exchange(Ending):
             return
         self._task = None
         self._decide_by_now(decision_id)
-
-    def _decide_by_now(self, decision_id: str) -> None:
-        """Decides by the configuration that is in force by now: a reload may have come since the first time."""
-        if self.down.outdated is not None:  # what it asked for is gone, or whoever asked is trusted no more
-            self.fail(ProxyCode.UPSTREAM_GONE, self.down.outdated)
-            return
-        service = self.down.listener.service
-        if service is not self.service and not self._move_to(service):
-            return
-        self._decide(decision_id)
-        self._flush_upstream()
-
-    def _move_to(self, service: Service) -> bool:
-        """Goes on under the configuration that a reload has brought meanwhile; False where it has no place there."""
-        if service.kind is not Kind.HTTP:  # its entry became another kind
-            self.fail(ProxyCode.UPSTREAM_GONE)
-            return False
-        self.service, self.pool, self.credential = service, service.pool, None
-        return True
 
     def on_data(self, data: bytes) -> None:
         """Passes request body bytes on as they arrive."""
@@ -226,30 +213,6 @@ class Exchange(Ending):
         self._attach(upstream)
         upstream.stream.flush()
 
-    def _begin_again(self) -> None:
-        """A reload came while we dialled: who was proven then may not be who is meant now. Nothing was sent yet."""
-        service = self.down.listener.service
-        if self.down.outdated is not None or (
-            service is self.service and self.pool is service.pool
-        ):  # its entry is gone
-            self.fail(ProxyCode.UPSTREAM_GONE)
-            return
-        if self._move_to(service):
-            self._decide(self.down.hub.ids.next())
-            self._flush_upstream()
-
-    @property
-    def _overtaken(self) -> bool:
-        """Whether a reload came since its token was chosen: the entry may have another one now, none, or its first."""
-        service = self.down.listener.service
-        if service is self.service:
-            return False
-        return self.credential is not None or service.kind is not Kind.HTTP or bool(service.strip)
-
-    def _flush_upstream(self) -> None:
-        if self.upstream is not None:
-            self.upstream.stream.flush()
-
     def _task_broke(self, where: str, error: BaseException) -> None:
         loop = self.down.hub.loop
         loop.call_exception_handler({"message": "a request failed", "exception": error, "where": where})
@@ -259,7 +222,7 @@ class Exchange(Ending):
     def _attach(self, upstream: Upstream) -> None:
         self.upstream = upstream
         self.upstream_context = upstream.context
-        upstream.begin(self, self.head.method)
+        upstream.begin(self, self.head.method, self.websocket)
         send = upstream.stream.send
         send(self._outgoing)
         for piece in self._pending:
@@ -277,29 +240,6 @@ class Exchange(Ending):
             self.down.resume_for_request()
         else:
             self.down.stream.pause_reading()
-
-    def upstream_failed(self, code: ProxyCode, cause: SidecarError | None, *, stale: bool) -> None:
-        """The upstream connection broke; ``stale``: a pooled one, before a byte of the answer had come.
-
-        Then the upstream most likely closed it just when it was taken, and an idempotent request without a body is sent
-        once more, on a new connection (RFC 9110 9.2.2).
-        """
-        self.upstream = None
-        permit = self.verdict
-        if (
-            stale
-            and code is ProxyCode.UPSTREAM_RESET
-            and self.head.framing is Framing.NONE
-            and self.head.method in IDEMPOTENT
-            and isinstance(permit, Permit)
-            and self.pool.may_retry()
-        ):
-            if self._overtaken:
-                self._begin_again()
-            else:
-                self._connect(permit, fresh=True)
-            return
-        self.fail(code, None if cause is None else cause.code)
 
     # -- the response -----------------------------------------------------------------------------------------------
 
@@ -342,6 +282,10 @@ class Exchange(Ending):
             self.down.stream.send(last_chunk(forward_trailers(trailers, self._connection_options)))
         self.response_done = True
 
+    def on_upgrade(self, head: ResponseHead, behind: bytes) -> None:
+        """The upstream agrees to the WebSocket; ``behind`` came with its answer."""
+        upgrade.switch(self, head, behind)
+
     def on_whole_response(self, head: ResponseHead, body: bytes) -> None:
         """Passes a response on that is complete, with a body of known length or none."""
         self.on_response(head)
@@ -352,37 +296,8 @@ class Exchange(Ending):
             self.down.stream.send(body)
         self.response_done = True
 
-    # -- another token ------------------------------------------------------------------------------------------------
-
-    def _keep(self, piece: bytes) -> None:
-        """Keeps a piece of the body, if it is small and the request goes with a token that may turn out stale."""
-        kept = self._kept
-        if self.credential is None or kept is None:
-            return
-        kept += piece
-        if len(kept) > KEPT_BYTES:
-            self._kept = None
-
-    def _renew(self) -> bool:
-        """Sends the request again with a new token, once, where all of it is here; False: the 401 is the answer.
-
-        The service drops its token in any case, so that the next request has another one.
-        """
-        again = self.service.rejected(self)
-        kept, upstream = self._kept, self.upstream
-        if self._renewed or not again or not self.request_done or kept is None or upstream is None or self._continued:
-            return False
-        self._renewed = True
-        self.upstream, self.credential = None, None
-        upstream.drop()
-        self._pending, self._kept = [bytes(kept)] if kept else [], bytearray()
-        # Not from here: the upstream that called is at work on what it has read.
-        self.down.hub.loop.call_soon(self._begin_renewed)
-        return True
-
-    def _begin_renewed(self) -> None:
-        if not self.response_done:
-            self._decide_by_now(self.decision_id)
+    def _rejected(self) -> bool:
+        return self.service.rejected(self)
 
     def flush_downstream(self) -> None:
         """Lets what was gathered for the downstream peer go."""

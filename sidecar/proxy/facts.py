@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from sidecar.http.trace import make, session_id
+from sidecar.http.websocket import asked_key
 from sidecar.policy.routes import WebPage, web_page
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ class Facts(NamedTuple):
     page: WebPage
     #: The value of ``Authorization``, of which a head has one at the most.
     authorization: bytes | None
+    #: The key of a head that asks for a WebSocket.
+    websocket: bytes | None = None
 
 
 def facts_of(head: RequestHead) -> Facts:
@@ -29,7 +32,10 @@ def facts_of(head: RequestHead) -> Facts:
     if isinstance(known, Facts):
         return known
     noted = [field for field in head.fields if field[0] in _NOTED]
-    facts = Facts(session_id(noted), web_page(noted), _authorization(noted)) if noted else _NONE
+    key = asked_key(head.fields, head.connection) if b"upgrade" in head.connection else None
+    facts = _NONE
+    if noted or key is not None:
+        facts = Facts(session_id(noted), web_page(noted), _authorization(noted), key)
     head.derived.owner = facts
     return facts
 

@@ -50,6 +50,7 @@ class ProxyCode(StrEnum):
     LIMIT_HANDSHAKE_QUEUE = "limit_handshake_queue"
     LIMIT_TLS_RECORDS = "limit_tls_records"
     LIMIT_UPSTREAM_CONNECTIONS = "limit_upstream_connections"
+    RETRIES = "limit_retries"
     SIGNING_LATE = "signer_timeout"
     SIGNING = "signing_failed"
     OUT_OF_RESOURCES = "out_of_resources"

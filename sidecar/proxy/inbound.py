@@ -101,6 +101,11 @@ class InboundService:
             return Wait(self.tokens.keys_of(verdict.issuer))
         return verdict
 
+    def decide_again(self, exchange: Exchange, decision_id: str) -> Permit | Denial | None:
+        """Decides the same request by the rules, and its token, as of now."""
+        verdict = self.authorise(exchange, decision_id)
+        return None if isinstance(verdict, Wait) else verdict
+
     def rejected(self, exchange: Exchange) -> bool:  # noqa: ARG002 - the agent's 401 is the caller's to read
         """Says no: nothing of ours went along."""
         return False

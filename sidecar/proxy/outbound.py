@@ -19,13 +19,14 @@ from sidecar.telemetry.text import quoted
 from sidecar.tls.engine import TlsEngine
 
 if TYPE_CHECKING:
+    from sidecar.identity.peer import Peer
     from sidecar.policy.decision import Denial
     from sidecar.policy.routes import RouteTable
     from sidecar.proxy.downstream import Downstream
     from sidecar.proxy.exchange import Exchange
     from sidecar.proxy.hub import Hub
     from sidecar.proxy.lane import Lanes
-    from sidecar.proxy.pool import Pool
+    from sidecar.proxy.pool import Destination, Pool
     from sidecar.proxy.stream import StreamUser
     from sidecar.proxy.target import Target
     from sidecar.tls.contexts import TlsContext
@@ -84,6 +85,17 @@ class TlsDestination:
         """The earlier end of our own chain and the proven peer's."""
         return self._not_after if stream.peer is None else min(self._not_after, stream.peer.not_after)
 
+    def replaces(self, before: Destination) -> bool:
+        """The same address, called by the same name."""
+        if not isinstance(before, TlsDestination):
+            return False
+        return (self.text, self._server_name) == (before.text, before._server_name)  # noqa: SLF001 - one of its own kind
+
+    def check(self, peer: Peer | None) -> None:
+        """Holds the peer to the name and the pins that are asked for now. Raises VerificationError."""
+        if peer is not None:
+            self._context.check(peer)
+
     def settled(self, stream: Stream) -> None:
         """Keeps the session of a connection that has been read from: TLS 1.3 tickets come after the handshake."""
         if isinstance(stream, TlsStream) and stream.context is self._context:
@@ -132,6 +144,11 @@ class OutboundService:
             return verdict
         exchange.credential = lane.lease.current()
         return verdict if exchange.credential is not None else Wait(partial(_obtain, exchange, lane.lease), verdict)
+
+    def decide_again(self, exchange: Exchange, decision_id: str) -> Permit | Denial:
+        """Decides by the request alone: its token stays the one that it went with."""
+        head, page = exchange.head, exchange.facts.page
+        return self.routes.route(head.method, head.authority, head.host, head.path, page, decision_id=decision_id)
 
     def rejected(self, exchange: Exchange) -> bool:
         """Drops the token that came back with a 401; says whether another may do better."""

@@ -16,6 +16,7 @@ from sidecar.proxy.upstream import Upstream
 if TYPE_CHECKING:
     import asyncio
 
+    from sidecar.identity.peer import Peer
     from sidecar.policy.decision import Permit
     from sidecar.proxy.hub import Hub
     from sidecar.proxy.stream import StreamUser
@@ -45,6 +46,12 @@ class Destination(Protocol):
     def not_after(self, stream: Stream) -> float:
         """When a connection ends at the latest, by the certificates at its two ends, in seconds since the epoch."""
 
+    def replaces(self, before: Destination) -> bool:
+        """Says whether this leads where another one led."""
+
+    def check(self, peer: Peer | None) -> None:
+        """Raises SidecarError unless a peer that was proven is the one that is meant here."""
+
     def settled(self, stream: Stream) -> None:
         """Learns from a connection that has served a request, before it is used again."""
 
@@ -72,6 +79,13 @@ class PlainDestination:
     def not_after(self, stream: Stream) -> float:  # noqa: ARG002 - as in context
         """Plaintext has no certificates."""
         return NEVER
+
+    def replaces(self, before: Destination) -> bool:
+        """The address is all there is."""
+        return isinstance(before, PlainDestination) and self.text == before.text
+
+    def check(self, peer: Peer | None) -> None:
+        """Nobody is proven in plaintext."""
 
     def settled(self, stream: Stream) -> None:
         """Plaintext has nothing to keep."""
@@ -126,7 +140,10 @@ class Pool:
 
     def may_retry(self) -> bool:
         """Says whether a request may be sent a second time, and takes note that it will be."""
-        if self.retired or self._retries < 1:
+        if self.retired:
+            return False
+        if self._retries < 1:
+            self.hub.metrics.limit_hits_total.labels("retries").inc()
             return False
         self._retries -= 1
         return True

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from sidecar.http.fields import forward_request
+from sidecar.http.websocket import UPGRADE
 from sidecar.proxy.connection import Entry
 
 if TYPE_CHECKING:
@@ -52,6 +53,9 @@ class Service(Entry, Protocol):
     def authorise(self, exchange: Exchange, decision_id: str) -> Permit | Denial | Wait:
         """Decides a request, without waiting for anything; `Wait` says what to wait for before asking again."""
 
+    def decide_again(self, exchange: Exchange, decision_id: str) -> Permit | Denial | None:
+        """Decides about what goes on of an exchange that another configuration permitted; None: that needs waiting."""
+
     def rejected(self, exchange: Exchange) -> bool:
         """The upstream answered 401: says whether the same request, sent again, may fare better, with a new token."""
 
@@ -83,4 +87,6 @@ def head_bytes(
 
     ``strip`` are folded names (`sidecar.http.fields.fold`) to leave out.
     """
+    if exchange.websocket is not None:
+        extra = UPGRADE + extra
     return forward_request(exchange.head, drop=_SET_ANEW, strip=strip, host=host, extra=exchange.traceparent + extra)

@@ -17,8 +17,10 @@ from sidecar.telemetry.record import Context
 from sidecar.tls.engine import TlsEngine
 
 if TYPE_CHECKING:
+    from sidecar.identity.peer import Peer
     from sidecar.proxy.exchange import Exchange
     from sidecar.proxy.hub import Hub
+    from sidecar.proxy.pool import Destination
     from sidecar.proxy.service import Wait
     from sidecar.proxy.stream import Stream, StreamUser
     from sidecar.proxy.target import Target
@@ -57,6 +59,16 @@ class SiteDestination:
         site = stream.engine.site if isinstance(stream, TlsStream) else None
         return NEVER if site is None else site.not_after
 
+    def replaces(self, before: Destination) -> bool:
+        """The same address and name, held to the same pins."""
+        if not isinstance(before, SiteDestination):
+            return False
+        same = (self.text, self._name) == (before.text, before._name)  # noqa: SLF001 - one of its own kind
+        return same and self._context.pins == before._context.pins  # noqa: SLF001 - as above
+
+    def check(self, peer: Peer | None) -> None:
+        """A site is no peer: it was held to the pins that `replaces` compares."""
+
     def settled(self, stream: Stream) -> None:
         """Nothing is kept: each connection is verified anew."""
 
@@ -84,4 +96,8 @@ class CiphertextService(OutboundService):
         verdict = super().authorise(exchange, decision_id)
         if isinstance(verdict, Denial):
             return verdict
+        return Denial(Reason.PASSTHROUGH_ONLY, decision_id, self.policy_version)
+
+    def decide_again(self, exchange: Exchange, decision_id: str) -> Permit | Denial:  # noqa: ARG002 - as for all others
+        """Denies: what went on as a request before would go on unseen now."""
         return Denial(Reason.PASSTHROUGH_ONLY, decision_id, self.policy_version)

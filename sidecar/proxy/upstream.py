@@ -52,13 +52,13 @@ class Upstream:
 
     # -- the life of an exchange --------------------------------------------------------------------------------
 
-    def begin(self, exchange: Exchange, method: bytes) -> None:
-        """Takes an exchange; its request is then sent through ``stream``."""
+    def begin(self, exchange: Exchange, method: bytes, key: bytes | None = None) -> None:
+        """Takes an exchange; its request is then sent through ``stream``. ``key``: it asks for a WebSocket."""
         self.exchange = exchange
         self._answered = self._doubtful = False
         self._received = 0
         self.stream.read_deadline = NEVER
-        self._receiver.expect(method)
+        self._receiver.expect(method, key)
 
     def await_answer(self, now: float) -> None:
         """The request is complete: from now on (monotonic time) the upstream's time runs."""
@@ -85,8 +85,8 @@ class Upstream:
     def opened(self) -> None:
         """The connection is made and, over TLS, its peer proven."""
         self.context = self.pool.destination.context(self.stream)
-        self._lifetime = Lifetime(self.hub, self.pool.destination.not_after(self.stream))
-        over = self._lifetime.look(self.stream) is Age.OVER
+        self.lifetime = Lifetime(self.hub, self.pool.destination.not_after(self.stream))
+        over = self.lifetime.look(self.stream) is Age.OVER
         self._poll.register(self.stream.fileno, select.POLLIN)
         if self._ready.done():
             return
@@ -179,7 +179,7 @@ class Upstream:
 
     def _grow_old(self) -> None:
         """Looks at how old it is: in its last tenth it takes no further request, and then it ends."""
-        age = self._lifetime.look(self.stream)
+        age = self.lifetime.look(self.stream)
         if age is Age.YOUNG:
             return
         self.aged = True
@@ -187,7 +187,7 @@ class Upstream:
             self.pool.forget(self)
             self.stream.close()
         elif age is Age.OVER:
-            self._fail(self._lifetime.hit())
+            self._fail(self.lifetime.hit())
 
     # -- what the receiver calls --------------------------------------------------------------------------------
 
@@ -213,13 +213,21 @@ class Upstream:
             self._judge(exchange, head)
             exchange.on_whole_response(head, body)
 
+    def on_upgrade(self, head: ResponseHead, behind: bytes) -> None:
+        """HTTP is over on this connection: it is a WebSocket's from here on, with what came behind the answer."""
+        if self.exchange is not None:
+            self.exchange.on_upgrade(head, behind)
+
     def _judge(self, exchange: Exchange, head: ResponseHead) -> None:
         """Says whether the response leaves a doubt."""
         # An upstream that answers while the request is still on its way may never read the rest of it, and take that
         # for the next request (threat 36). One that sends a body where there is none, as a careless handler of HEAD
         # does, would have it taken for the next response (threat 37). Such a connection serves no other request.
+        # One that was asked for another protocol, and says no, may still come to think otherwise.
         bodiless = head.status in BODILESS or exchange.head.method == b"HEAD"
-        self._doubtful = bodiless or not exchange.request_done or self.stream.unsent > 0
+        self._doubtful = (
+            bodiless or exchange.websocket is not None or not exchange.request_done or self.stream.unsent > 0
+        )
 
     def on_data(self, data: bytes) -> None:
         """Passes body bytes on."""

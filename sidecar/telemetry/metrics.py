@@ -214,6 +214,7 @@ class Metrics:
             "jwks_age_seconds", "Age of an issuer's keys; 0 without any.", "issuer", across=Across.MAX
         )
         self.incidents_total = counter("incidents_total", "What somebody has to look into.", "kind")
+        self.retries_total = counter("retries_total", "Requests sent a second time.", "direction", "listener")
         self.limit_hits_total = counter("limit_hits_total", "Times that a limit was met.", "limit")
         self.log_dropped_total = counter("log_dropped_total", "Access log lines that were never written.").labels()
         self.internal_errors_total = counter("internal_errors_total", "Exceptions that nobody expected.", "where")

@@ -199,9 +199,13 @@ class TlsContext:
             peer = self._memory.recall(hashlib.sha256(leaf).digest(), now)
         else:
             peer = self._prove_chain(leaf, presented_chain(connection), now)
+        self.check(peer)
+        return peer
+
+    def check(self, peer: Peer) -> None:
+        """Raises what the expectation raises where a proven peer is not the one that was asked for."""
         if self._recipe.expect is not None:
             self._recipe.expect(peer)
-        return peer
 
     def _prove_chain(self, leaf: bytes, chain: list[bytes], now: float) -> Peer:
         # The key that was proven is the leaf's. A list that began with any other certificate would let a caller present

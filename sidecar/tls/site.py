@@ -42,7 +42,7 @@ class SiteContext:
     ``sslcontext`` is of `site_tls`, and may be that of other services too.
     """
 
-    __slots__ = ("_name", "_pins", "sslcontext")
+    __slots__ = ("_name", "pins", "sslcontext")
 
     role: Final = Role.CLIENT
     blocking: Final = False
@@ -50,7 +50,7 @@ class SiteContext:
     def __init__(self, sslcontext: BareContext, name: str, pins: frozenset[Pin]) -> None:
         self.sslcontext = sslcontext
         self._name = name
-        self._pins = pins
+        self.pins = pins
 
     @staticmethod
     def take_failure() -> BaseException | None:
@@ -67,10 +67,10 @@ class SiteContext:
             pin, not_after = Pin.of_certificate(leaf), leaf.not_valid_after_utc.timestamp()
         except ValueError:
             raise TlsError(TlsCode.BAD_CERTIFICATE, "the server's certificate cannot be read") from None
-        if self._pins and pin not in self._pins:
+        if self.pins and pin not in self.pins:
             raise TlsError(
                 TlsCode.PEER_PIN,
-                f"the key of {self._name} has the pin {pin}, which is not among the {len(self._pins)} that are allowed",
+                f"the key of {self._name} has the pin {pin}, which is not among the {len(self.pins)} that are allowed",
                 hint="add the new pin to this outbound entry, if the service has announced it",
             )
         return Site(self._name, pin, f"{leaf.serial_number:x}", not_after)

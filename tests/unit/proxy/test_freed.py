@@ -14,18 +14,20 @@ from sidecar.proxy.exchange import Exchange
 from sidecar.proxy.splice import Leg
 from sidecar.proxy.stream import Stream
 from sidecar.proxy.tunnel import Tunnel
+from sidecar.proxy.upgrade import WebSocket
 from sidecar.proxy.upstream import Upstream as UpstreamConnection
 from sidecar.tls.engine import TlsEngine
 from tests.support import devices, pair
 from tests.support.pair import Plan, Upstream, World, turns, world
 from tests.support.processes import free_port
+from tests.support.websocket import asking, echo
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Iterator
     from pathlib import Path
 
-PARTS = (TlsEngine, Stream, Downstream, UpstreamConnection, Exchange, Tunnel, Leg)
+PARTS = (TlsEngine, Stream, Downstream, UpstreamConnection, Exchange, Tunnel, Leg, WebSocket)
 
 
 @pytest.fixture
@@ -77,6 +79,27 @@ async def test_connections_leave_nothing_behind_that_only_the_collector_would_fi
         before = alive()
         for _ in range(5):
             await use(w)
+        await w.eventually(lambda: alive() <= before)
+
+
+@pytest.mark.usefixtures("uncollected")
+async def test_a_websocket_leaves_nothing_behind(tmp_path: Path) -> None:
+    async def one_websocket(w: World) -> None:
+        reader, writer = await w.agent()
+        writer.write(asking() + b"hello")
+        await reader.readuntil(b"\r\n\r\n")
+        assert await reader.readexactly(5) == b"hello"
+        writer.write_eof()
+        assert await reader.read() == b""
+        writer.close()
+
+    async with world(tmp_path, Plan(upstream=Upstream(echo))) as w:
+        await one_websocket(w)
+        await w.eventually(lambda: not w.hub.connections)
+        await turns()
+        before = alive()
+        for _ in range(5):
+            await one_websocket(w)
         await w.eventually(lambda: alive() <= before)
 
 

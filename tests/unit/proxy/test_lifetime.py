@@ -146,7 +146,7 @@ async def test_threat_12_an_agents_stream_is_cut_when_the_peers_certificate_ends
         (upstream,) = w.outbound.service.pool._live
         peer = upstream.stream.peer
         assert peer is not None
-        upstream._lifetime.rest_on(shifted.clock.wall() + 1000)
+        upstream.lifetime.rest_on(shifted.clock.wall() + 1000)
         shifted.pass_by(1010)
         w.hub.look_at_ages()
         assert not (await agent.rest()).endswith(b"0\r\n\r\n")

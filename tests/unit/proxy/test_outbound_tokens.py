@@ -15,6 +15,7 @@ from sidecar.tokens.settings import FileSource, Keeping
 from tests.support.clock import Shifted
 from tests.support.leases import CANARY, KEPT, Scripted, all_of, down, tools_for, waiter
 from tests.support.pair import Plan, Upstream, World, keep_answering, own, read_head, world
+from tests.support.websocket import asking, echo
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,6 +54,16 @@ async def test_a_request_gets_the_token_and_the_next_the_same(tmp_path: Path) ->
         assert [authorizations(head) for head in w.upstream.heads] == [wanted, wanted]
         assert w.upstream.bodies == [b"hello"]
         assert source.fetches == 1
+
+
+@pytest.mark.threat(20)
+async def test_threat_20_a_websocket_begins_with_our_token_and_not_with_the_agents(tmp_path: Path) -> None:
+    async with world(tmp_path, Plan(upstream=Upstream(echo))) as w:
+        with_tokens(w, tmp_path)
+        agent = await w.plain()
+        agent.send(asking(b"Authorization: Bearer of-the-agent"))
+        assert (await agent.head()).startswith(b"HTTP/1.1 101 ")
+        assert authorizations(w.upstream.heads[0]) == [f"Authorization: Bearer {CANARY}-1".encode()]
 
 
 @pytest.mark.threat(20)

@@ -337,12 +337,38 @@ async def test_threat_42_a_method_that_is_not_idempotent_is_never_sent_twice(tmp
 
 
 @pytest.mark.threat(42)
-async def test_threat_42_an_idempotent_request_with_a_body_is_not_sent_twice(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("fields", "body"),
+    [
+        (b"Content-Length: 5", b"hello"),
+        (b"Content-Length: 60000", b"x" * 60_000),
+        (b"Transfer-Encoding: chunked", b"5\r\nhello\r\n0\r\n\r\n"),
+    ],
+)
+async def test_threat_42_an_idempotent_request_whose_body_is_held_costs_one_retry(
+    tmp_path: Path, fields: bytes, body: bytes
+) -> None:
     async with world(tmp_path, closing_after(1)) as w:
         agent = await w.plain()
         assert (await agent.ask(GET)).body == b"hello"
-        assert (await agent.ask(POST.replace(b"POST", b"PUT"))).status == 502
+        w.upstream.script = keep_answering  # for the connection that comes
+        put = b"PUT /mcp HTTP/1.1\r\nHost: tools.internal\r\n" + fields + b"\r\n\r\n" + body
+        assert (await agent.ask(put)).body == b"hello"
+        assert [head[:4] for head in w.upstream.heads] == [b"GET ", b"PUT ", b"PUT "]
+        assert w.upstream.bodies == [body]
+        await w.logged(2, http_status=200, bytes_received=60_000 if len(body) > 100 else 5)
+        assert w.counted("retries_total", "inbound", "tools") == 1
+
+
+@pytest.mark.threat(42)
+async def test_threat_42_a_body_that_is_too_large_to_be_held_is_not_sent_twice(tmp_path: Path) -> None:
+    async with world(tmp_path, closing_after(1)) as w:
+        agent = await w.plain()
+        assert (await agent.ask(GET)).body == b"hello"
+        put = b"PUT /mcp HTTP/1.1\r\nHost: tools.internal\r\nContent-Length: 100000\r\n\r\n"
+        assert (await agent.ask(put + b"x" * 100_000)).status == 502
         assert len(w.upstream.heads) == 2
+        assert w.counted("retries_total", "inbound", "tools") == 0
 
 
 @pytest.mark.threat(42)
@@ -379,6 +405,9 @@ async def test_threat_42_retries_are_at_most_one_in_five_requests_after_the_firs
         assert statuses.count(200) + failed == 200
         assert failed > 0
         assert retries <= 10 + 200 / 5
+        assert w.counted("retries_total", "inbound", "tools") == retries
+        assert w.counted("limit_hits_total", "retries") == failed
+        await w.logged(failed, direction="inbound", http_status=502, error="limit_retries")
 
 
 async def test_an_upstream_that_closed_an_idle_connection_costs_nobody_an_error(tmp_path: Path) -> None:

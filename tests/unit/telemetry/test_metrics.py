@@ -32,6 +32,7 @@ NAMES = {
     "sidecar_jwks_refreshed_total": ("issuer", "result"),
     "sidecar_jwks_age_seconds": ("issuer",),
     "sidecar_incidents_total": ("kind",),
+    "sidecar_retries_total": ("direction", "listener"),
     "sidecar_limit_hits_total": ("limit",),
     "sidecar_log_dropped_total": (),
     "sidecar_internal_errors_total": ("where",),

@@ -209,12 +209,23 @@ class Reloader:
             if generation.pools.get(key) is not pool:
                 pool.retire()
         tokens.took_over(generation.tokens, old.tokens)
+        self._tell_of_trust(old, generation)
         hub.keep_issuers(generation.tokens.issuers)
         distrusted = bundle.changed(old.loaded.material.bundles, generation.loaded.material.bundles)
         for connection in list(hub.connections):
             self._review(connection, distrusted)
         server.took_key(old)
         server.show(generation)
+
+    def _tell_of_trust(self, old: Generation, new: Generation) -> None:
+        """Says when a bundle went back in time. It is taken: who restores a backup means it, and a restart takes it too."""
+        for domain, before, after in bundle.older(old.loaded.material.bundles, new.loaded.material.bundles):
+            self._server.messages.warning(
+                "the trust bundle is an older one than before (spiffe_sequence)",
+                trust_domain=domain,
+                before=before,
+                after=after,
+            )
 
     def _review(self, connection: Connection, distrusted: frozenset[TrustDomain]) -> None:
         try:

@@ -95,8 +95,8 @@ class MaterialReader:
     def _svid(self, pem: bytes) -> Svid:
         return Svid.from_pem(pem, self._now)
 
-    def _bundle(self, domain: TrustDomain, pem: bytes) -> TrustBundle:
-        return TrustBundle.from_pem(domain, pem, self._now)
+    def _bundle(self, domain: TrustDomain, data: bytes) -> TrustBundle:
+        return TrustBundle.parse(domain, data, self._now)
 
     def _check_domain(self, svid: Svid, sources: Sources) -> None:
         domain = svid.id.trust_domain

@@ -86,7 +86,7 @@ TRUST: Final[Key[Mapping[TrustDomain, Path]]] = Key(
     "trust",
     Kind(_trust, "mapping of trust domain to path", forms.mapping(forms.matching(TRUST_DOMAIN), forms.TEXT)),
     MappingProxyType({}),
-    "Required, unless all entries are outbound and `tls: public`. The trust bundle (PEM) of each trust domain. A peer's "
+    "Required, unless all entries are outbound and `tls: public`. The trust bundle of each trust domain, PEM or SPIFFE bundle JSON. A peer's "
     "chain counts only against the bundle of its own domain; the system's certificate store is never used for peers.",
     absent=NO_TRUST,
 )

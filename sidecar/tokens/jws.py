@@ -11,8 +11,8 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from sidecar.identity.strict_json import Defect, read_object
 from sidecar.tokens.codes import TokenCode, TokenError
-from sidecar.tokens.strict_json import Defect, read_object
 from sidecar.tokens.token import MAX_BYTES
 
 _COMPACT: Final = re.compile(rb"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]*)")

@@ -102,6 +102,8 @@ DEFECTS: dict[str, tuple[Damage, str]] = {
     "threat_1 bundle missing": (bundle(None), "ca.crt: does not exist"),
     "threat_1 bundle empty": (bundle(b""), "ca.crt"),
     "threat_1 bundle garbage": (bundle(b"\x00garbage"), "ca.crt"),
+    "threat_1 SPIFFE bundle without keys": (bundle(b'{"keys": []}'), "ca.crt: no certificate in the bundle"),
+    "threat_1 SPIFFE bundle damaged": (bundle(b'{"keys": ['), "ca.crt: the bundle is not JSON"),
     "threat_1 bundle unreadable": (unreadable_bundle, "ca.crt"),
     "threat_60 key open to the world": (open_key, "tools.key: holds a private key and is open to everybody"),
     "key of another certificate": (strange_key, "tools.key"),

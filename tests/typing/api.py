@@ -27,7 +27,7 @@ def identity(pem: bytes, chain: Sequence[bytes], now: float) -> Peer:
     domain = TrustDomain.parse("example.org")
     assert_type(SpiffeId.parse("spiffe://example.org/agent/a/1"), SpiffeId)
     assert_type(Pin.parse("sha256:"), Pin)
-    bundle = TrustBundle.from_pem(domain, pem, now)
+    bundle = TrustBundle.parse(domain, pem, now)
     return assert_type(verify(chain, {domain: bundle}, role=Role.CLIENT, now=now), Peer)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from sidecar.identity.strict_json import Defect, read_object
 from sidecar.tokens.codes import SourceCode, SourceError
-from sidecar.tokens.strict_json import Defect, read_object
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,8 @@ import re
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
+from sidecar.identity.strict_json import Defect, read_object
 from sidecar.tokens.codes import SourceCode, SourceError
-from sidecar.tokens.strict_json import Defect, read_object
 from sidecar.tokens.token import checked
 
 _GROUP: Final = "client.authentication.k8s.io"

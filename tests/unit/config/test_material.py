@@ -10,11 +10,12 @@ from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 
 from sidecar.config.faults import ConfigCode, Refused
 from sidecar.config.key_material import check_key_file
-from sidecar.identity.bundle import BundleCode
+from sidecar.identity.bundle_fault import BundleCode
 from sidecar.identity.spiffe import TrustDomain
 from sidecar.identity.svid import CertificateCode
 from sidecar.keys.errors import KeyCode
 from sidecar.keys.protection import Protection
+from tests.support.bundles import JWT_KEY, bundle_json
 from tests.support.ca import (
     CLIENT_AUTH,
     DAY,
@@ -112,6 +113,9 @@ def test_several_trust_domains(workspace: Workspace) -> None:
         (b"", BundleCode.EMPTY, "the bundle of example.org is empty"),
         (b"\n \n", BundleCode.EMPTY, "the bundle of example.org is empty"),
         (b"garbage", BundleCode.NOT_PEM, "the bundle is not PEM: it has no -----BEGIN CERTIFICATE----- line"),
+        (b"{", BundleCode.DAMAGED_JSON, "the bundle is not JSON, though it begins with {"),
+        (b"{}", BundleCode.NOT_KEY_SET, "the bundle has no list of keys"),
+        (b'{"keys": []}', BundleCode.NO_CERTIFICATE, "no certificate in the bundle of example.org"),
         (b"\x00\xff" * 100, BundleCode.NOT_PEM, "the bundle is not PEM: it has no -----BEGIN CERTIFICATE----- line"),
     ],
 )
@@ -156,6 +160,13 @@ def test_threat_1_a_bundle_that_is_cut_short(workspace: Workspace) -> None:
     fault = workspace.fault()
     assert (fault.code, fault.key) == (BundleCode.DAMAGED_PEM, "identity.trust.example.org")
     assert fault.message.startswith(f"{path}: the bundle is damaged: ")
+
+
+@pytest.mark.parametrize("name", ["ca.crt", "bundle.json"])
+def test_a_bundle_as_json_whatever_its_name(workspace: Workspace, name: str) -> None:
+    expected = workspace.load().material.bundles
+    (workspace.folder / name).write_bytes(bundle_json(JWT_KEY, workspace.ca.certificate))
+    assert workspace.load(edit("ca.crt", name)).material.bundles == expected
 
 
 def test_a_workload_is_no_authority(workspace: Workspace) -> None:

@@ -64,7 +64,7 @@ def test_everything_fits_together(tmp_path: Path) -> None:
     folder = tmp_path / "certs"
     made = init(folder, "planner", "tools")
     domain = TrustDomain.parse("example.org")
-    bundles = {domain: TrustBundle.from_pem(domain, (folder / "ca.crt").read_bytes(), NOW)}
+    bundles = {domain: TrustBundle.parse(domain, (folder / "ca.crt").read_bytes(), NOW)}
     assert [str(one.id) for one in made.identities] == [
         "spiffe://example.org/agent/planner/1",
         "spiffe://example.org/agent/tools/1",
@@ -151,7 +151,7 @@ def test_an_authority_is_renewed_with_its_key_near_its_end(folder: Path, days: f
     # Whoever still trusts the old certificate, while it is valid, verifies what is issued under the new one.
     domain = TrustDomain.parse("example.org")
     for bundle, when in ((after["ca.crt"], now), *([(before["ca.crt"], now)] if days < 90 else [])):
-        bundles = {domain: TrustBundle.from_pem(domain, bundle, when)}
+        bundles = {domain: TrustBundle.parse(domain, bundle, when)}
         chain = Svid.from_pem(after["planner/tls.crt"], when).chain_der
         assert str(verify(chain, bundles, role=Role.CLIENT, now=when).id) == "spiffe://example.org/agent/planner/1"
 

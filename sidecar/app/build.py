@@ -12,6 +12,7 @@ from sidecar.config.values import Protocol, Resumption, Tls
 from sidecar.http.limits import HttpLimits
 from sidecar.policy.routes import ConnectionRoute, Route, RouteTable, listen_hosts
 from sidecar.policy.table import Table
+from sidecar.proxy import proxy_protocol
 from sidecar.proxy.dialler import Dialler
 from sidecar.proxy.inbound import InboundService
 from sidecar.proxy.outbound import OutboundService, TlsDestination
@@ -160,7 +161,8 @@ def _reach(
 def _inbound_tunnels(hub: Hub, generation: Generation, entry: Inbound, kept: Generation) -> Entry:
     target = entry.forward.address
     where = PlainDestination(TcpTarget(target.host, target.port), hub)
-    way = Way(where, _dialler(hub, generation, ("inbound", entry.name), kept), target)
+    preface = proxy_protocol.preface if entry.proxy_protocol else None
+    way = Way(where, _dialler(hub, generation, ("inbound", entry.name), kept), target, preface)
     table = Table.compile(entry.allow, generation.policy_version)
     return InboundTunnels(hub, entry.name, generation.own, _server_context(generation, entry, NO_ALPN), table, way)
 

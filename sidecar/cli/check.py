@@ -81,7 +81,8 @@ def summary(loaded: Loaded, now: float) -> Iterator[str]:
         yield f"  trust     {domain}: {count(len(bundle.authorities), 'authority', 'authorities')}"
     for inbound in config.inbound:
         tcp = ", any bytes" if inbound.forward.protocol is Protocol.TCP else ""
-        yield f"  inbound   {inbound.name}: {inbound.listen} (mutual TLS{tcp}) -> {inbound.forward}"
+        header = f" (PROXY protocol {inbound.proxy_protocol})" if inbound.proxy_protocol else ""
+        yield f"  inbound   {inbound.name}: {inbound.listen} (mutual TLS{tcp}) -> {inbound.forward}{header}"
         yield from _rules(inbound)
     for outbound in config.outbound:
         yield from _outbound(outbound)

@@ -103,6 +103,7 @@ def _inbound(config: Config, entry: Inbound) -> dict[str, Any]:
         "name": entry.name,
         "listen": str(entry.listen),
         "forward": str(entry.forward),
+        "proxy_protocol": entry.proxy_protocol.value if entry.proxy_protocol else None,
         "allow": [{"id": rule.id, **_rule(rule)} for rule in entry.allow],
         "resumption": config.resumption_of(entry).value,
     }

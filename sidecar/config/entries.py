@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from sidecar.config import addresses, forms, kinds, outbound_public, outbound_token
+from sidecar.config import addresses, forms, kinds, outbound_public, outbound_token, proxy_protocol
 from sidecar.config.faults import ConfigCode, Refused, below
 from sidecar.config.schema import (
     REQUIRED,
@@ -141,7 +141,7 @@ UNSAFE_FORWARD: Final = Key(
 )
 INBOUND: Final = Table(
     "inbound",
-    (INBOUND_NAME, INBOUND_LISTEN, FORWARD, ALLOW, RESUMPTION, UNSAFE_FORWARD),
+    (INBOUND_NAME, INBOUND_LISTEN, FORWARD, proxy_protocol.PROXY_PROTOCOL, ALLOW, RESUMPTION, UNSAFE_FORWARD),
     {RULE_TOKEN.name: "a rule, below allow"},
 )
 
@@ -161,9 +161,17 @@ def read_inbound(spot: Spot) -> Inbound:
             values.refuse(FORWARD, _off_loopback(forward))
         if forward.protocol is Protocol.TCP:
             _refuse_request_rules(values)
+        proxy_protocol.check(values, forward)
     values.settle()
     rules = tuple(_named(rule, f"inbound.{values[INBOUND_NAME]}.allow[{n}]") for n, rule in enumerate(values[ALLOW]))
-    return Inbound(values[INBOUND_NAME], values[INBOUND_LISTEN], values[FORWARD], rules, values[RESUMPTION])
+    return Inbound(
+        values[INBOUND_NAME],
+        values[INBOUND_LISTEN],
+        values[FORWARD],
+        rules,
+        values[RESUMPTION],
+        proxy_protocol=values[proxy_protocol.PROXY_PROTOCOL],
+    )
 
 
 def _refuse_request_rules(values: Values) -> None:

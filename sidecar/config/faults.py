@@ -81,6 +81,7 @@ class ConfigCode(StrEnum):
     BAD_FIELD_NAME = "bad_field_name"
     OUT_OF_RANGE = "out_of_range"
     NOT_FOR_TCP = "not_for_tcp"
+    NOT_FOR_HTTP = "not_for_http"
     NOT_FOR_PUBLIC = "not_for_public"
     ONLY_FOR_PUBLIC = "only_for_public"
     NOT_FOR_PASSTHROUGH = "not_for_passthrough"

@@ -126,6 +126,12 @@ class Resumption(StrEnum):
     NEVER = "never"
 
 
+class ProxyProtocol(StrEnum):
+    """How an upstream is told who is at the other end of a connection."""
+
+    V2 = "v2"
+
+
 @dataclass(frozen=True, slots=True)
 class Inbound:
     """One mutual-TLS listener and the callers it lets through to one local server."""
@@ -135,6 +141,7 @@ class Inbound:
     forward: Forward
     allow: tuple[Rule, ...]
     resumption: Resumption | None = None
+    proxy_protocol: ProxyProtocol | None = None
 
 
 @dataclass(frozen=True, slots=True)

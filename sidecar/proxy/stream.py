@@ -305,6 +305,14 @@ class Stream(asyncio.Protocol):
                 self._expired(Expiry.AGE)
 
     @property
+    def ends(self) -> tuple[object, object]:
+        """The socket addresses of the peer and of ourselves, in asyncio's form; None for what is not known (any more)."""
+        transport = self._transport
+        if transport is None:
+            return None, None
+        return transport.get_extra_info("peername"), transport.get_extra_info("sockname")
+
+    @property
     def fileno(self) -> int:
         """The socket's descriptor, or -1."""
         sock = self._transport.get_extra_info("socket") if self._transport else None

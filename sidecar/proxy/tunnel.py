@@ -188,6 +188,9 @@ class Tunnel:
             self._not_after = min(self._not_after, peer.not_after)
         self._arm(self.hub.clock.monotonic())
         _break_with_us(up.stream)
+        preface = self.service.way.preface
+        if preface is not None:
+            up.stream.write(preface(self))
         self.down.join(up)
 
     def _turn_away(self, reason: StrEnum) -> None:

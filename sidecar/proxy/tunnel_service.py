@@ -17,7 +17,7 @@ from sidecar.telemetry.record import Context
 from sidecar.tls.engine import TlsEngine
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Hashable
+    from collections.abc import Callable, Collection, Hashable
     from enum import StrEnum
 
     from sidecar.identity.spiffe import TrustDomain
@@ -33,11 +33,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """Where the tunnels of an entry lead, and who dials. Tunnels with equal ``place`` lead to the same address."""
+    """Where the tunnels of an entry lead, and who dials. Tunnels with equal ``place`` lead to the same address.
+
+    ``preface`` makes what the upstream is told before the first byte of the other end.
+    """
 
     destination: Destination
     dialler: Dialler
     place: Hashable
+    preface: Callable[[Tunnel], bytes] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ PARTS: dict[str, tuple[str, str, str]] = {
     "mcp": ("module", "mcp", "pip install 'agent-sidecar[demo]'"),
     "pyopenssl": ("module", "OpenSSL", "pip install pyOpenSSL"),
     "nginx": ("program", "nginx", "apt-get install nginx-light"),
+    "haproxy": ("program", "haproxy", "apt-get install haproxy"),
     "wrk": ("program", "wrk", "apt-get install wrk"),
     "setpriv": ("program", "setpriv", "apt-get install util-linux"),
     "unshare": ("program", "unshare", "apt-get install util-linux"),

@@ -59,7 +59,8 @@ class Wire(asyncio.Transport):
     # -- what the stream calls ------------------------------------------------------------------------------------
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        return {"peername": ("192.0.2.1", 4711), "socket": self}.get(name, default)
+        ends = {"peername": ("192.0.2.1", 4711), "sockname": ("192.0.2.2", 8443)}
+        return {**ends, "socket": self}.get(name, default)
 
     def setsockopt(self, level: int, option: int, value: bytes) -> None:
         assert (level, option) == (socket.SOL_SOCKET, socket.SO_LINGER)

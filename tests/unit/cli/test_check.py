@@ -132,7 +132,10 @@ def test_a_tunnel_is_called_what_it_is(workspace: Workspace) -> None:
     text = edit(
         "http://127.0.0.1:8080", "tcp://10.0.0.5:5432\n    unsafe_plaintext_forward: true", edit(conditions, "")
     )
-    found = lines(workspace, edit("    hosts: [tools.internal]\n", "    protocol: tcp\n", text))
+    text = edit("    hosts: [tools.internal]\n", "    protocol: tcp\n", text)
+    told = lines(workspace, edit("    allow:\n", "    proxy_protocol: v2\n    allow:\n", text))
+    assert "  inbound   in: 127.0.0.1:8443 (mutual TLS, any bytes) -> tcp://10.0.0.5:5432 (PROXY protocol v2)" in told
+    found = lines(workspace, text)
     assert "  inbound   in: 127.0.0.1:8443 (mutual TLS, any bytes) -> tcp://10.0.0.5:5432" in found
     assert "              allow spiffe://example.org/agent/planner/*, 1 pin" in found
     assert "  outbound  out: 127.0.0.1:14001 -> tools.example.org:8443 (mutual TLS, any bytes)" in found

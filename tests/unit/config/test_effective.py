@@ -22,6 +22,7 @@ def test_everything_is_there_with_its_defaults(workspace: Workspace) -> None:
             "name": "in",
             "listen": "127.0.0.1:8443",
             "forward": "http://127.0.0.1:8080",
+            "proxy_protocol": None,
             "allow": [
                 {
                     "id": "inbound.in.allow[0]",

@@ -81,7 +81,7 @@ def test_an_example_loads(workspace: Workspace, example: str) -> None:
     (workspace.folder / "secret.txt").write_text("secret\n")
     config = load(workspace.write(example), now=workspace.now, environ={"OLDER_SECRET": "secret"}).config
     names = [entry.name for entry in (*config.inbound, *config.outbound)]
-    assert names in (["tools", "tools"], ["llm", "local-llm", "packages"])
+    assert names in (["tools", "database", "tools"], ["tools", "tools"], ["llm", "local-llm", "packages"])
 
 
 def test_the_examples_show_every_key_but_the_unsafe_ones() -> None:

@@ -48,11 +48,11 @@ _PROTECTED: Final = _PLAIN_OPTIONS | _SET_ANEW
 # RFC 9110 section 6.5.1: a trailer may not frame, route, modify the request, authenticate, or say how to handle content.
 _TRAILER_DROPPED: Final = _DROPPED | frozenset(
     {
-        b"authorization", b"www-authenticate", b"authentication-info", b"cookie", b"cookie2", b"set-cookie", b"set-cookie2",
+        b"authorization", b"dpop", b"www-authenticate", b"authentication-info", b"cookie", b"cookie2", b"set-cookie", b"set-cookie2",
         b"accept", b"accept-encoding", b"accept-language", b"accept-charset", b"cache-control", b"expect", b"from",
         b"if-match", b"if-modified-since", b"if-none-match", b"if-range", b"if-unmodified-since", b"max-forwards", b"origin",
         b"pragma", b"range", b"referer", b"trailer", b"user-agent",
-        b"age", b"allow", b"date", b"expires", b"location", b"retry-after", b"vary", b"warning",
+        b"age", b"allow", b"alt-svc", b"date", b"expires", b"location", b"retry-after", b"vary", b"warning",
         b"mcp-session-id", b"x-session-id", b"traceparent", b"tracestate",
     }
 )  # fmt: skip

@@ -39,7 +39,7 @@ from sidecar.telemetry.metrics import Metrics
 from sidecar.telemetry.sink import Sink
 from sidecar.tls.contexts import NO_ALPN, Credentials, client_context, server_context
 from sidecar.tls.expectation import expect_peer
-from tests.support.ca import Ca, Identity
+from tests.support.ca import HOUR, Ca, Identity
 from tests.support.wire import Caller, Client, Plain
 
 if TYPE_CHECKING:
@@ -247,6 +247,8 @@ class Plan:
     connect_port: int | None = None
     clock: Clock = field(default_factory=Clock)
     ca: Ca | None = None
+    #: How long both certificates live, in seconds.
+    lifetime: float = HOUR
     #: Both entries are tunnels.
     tcp: bool = False
 
@@ -326,7 +328,7 @@ async def world(folder: Path, plan: Plan | None = None) -> AsyncIterator[World]:
     loop.set_exception_handler(unexpected)
     now = CLOCK.wall()
     ca = plan.ca or Ca(now=now)
-    planner, tools = ca.leaf("/agent/planner/1", now=now), ca.leaf("/agent/tools/1", now=now)
+    planner, tools = (ca.leaf(f"/agent/{name}/1", now=now, lifetime=plan.lifetime) for name in ("planner", "tools"))
     upstream = plan.upstream or Upstream()
     async with upstream:
         sock = bind(LOOPBACK, 0)

@@ -229,6 +229,7 @@ def test_threat_39_names_that_only_resemble_go_on() -> None:
         b"X-Forwarded-Client-Cert", b"x_sidecar_caller", b"X-Forwarded-For", b"Via", b"Content-Type", b"Content-Encoding",
         b"Content-Range", b"Content-Security-Policy", b"Cache-Control", b"Expect", b"If-Match", b"Range", b"Location", b"Vary",
         b"Access-Control-Allow-Origin", b"Sec-Fetch-Site", b"Origin", b"Mcp-Session-Id", b"traceparent",
+        b"DPoP", b"Alt-Svc", b"Sec-WebSocket-Accept", b"Keep-Alive", b"proxy_authorization", b"set_cookie", b"X_Spiffe_ID",
     ],
 )  # fmt: skip
 def test_threat_40_trailers_that_are_dropped(name: bytes) -> None:

@@ -217,6 +217,38 @@ async def test_a_response_that_began_before_is_finished_in_the_last_tenth(tmp_pa
         assert (response.body, response.field(b"connection")) == (b"hello", b"close")
 
 
+async def test_events_pass_for_hours_until_the_last_certificate_ends(tmp_path: Path) -> None:
+    shifted = Shifted()
+    go_on: asyncio.Queue[int] = asyncio.Queue()
+
+    async def clock(upstream: Upstream, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        upstream.heads.append(await read_head(reader))
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
+        while True:
+            event = b"id: %d\ndata: tick\n\n" % await go_on.get()
+            writer.write(b"%x\r\n%b\r\n" % (len(event), event))
+
+    async with world(tmp_path, Plan(upstream=Upstream(clock), clock=shifted.clock, lifetime=12 * HOUR)) as w:
+        agent = await w.plain()
+        agent.send(GET[:-2] + b"Last-Event-ID: 41\r\n\r\n")
+        await agent.head()
+        assert b"\r\nLast-Event-ID: 41\r\n" in w.upstream.heads[0]
+        for number in range(23):  # one each half hour
+            go_on.put_nowait(number)
+            await agent.until(lambda n=number: b"id: %d\n" % n in agent.buffer)  # type: ignore[misc]
+            agent.buffer.clear()
+            shifted.pass_by(HOUR / 2)
+            w.hub._sweep()
+        await w.logged(2, event="open")
+        shifted.pass_by(HOUR)
+        assert not (await agent.rest()).endswith(b"0\r\n\r\n")
+        assert {line.get("error") for line in w.log() if line["event"] == "request"} <= {
+            "certificate_expired",
+            "upstream_truncated",
+            "client_closed",
+        }
+
+
 async def test_connection_lifetime_ends_either_connection(tmp_path: Path) -> None:
     shifted = Shifted()
     plan = Plan(upstream=Upstream(events), clock=shifted.clock).with_limits(connection_lifetime=100.0)

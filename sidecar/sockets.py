@@ -77,8 +77,7 @@ class SocketFile:
     def __init__(self, path: Path, sock: socket.socket) -> None:
         self.path = path
         self.sock = sock
-        found = path.lstat()
-        self._identity = (found.st_dev, found.st_ino)
+        self._identity = _identity(path)
 
     @classmethod
     def make(cls, path: Path, rules: SocketRules) -> Self:
@@ -98,9 +97,14 @@ class SocketFile:
     def remove(self) -> None:
         """Removes the file if it is still ours. Before the socket is closed: while we answer, nobody replaces it."""
         with suppress(FileNotFoundError):
-            found = self.path.lstat()
-            if (found.st_dev, found.st_ino) == self._identity:
+            if _identity(self.path) == self._identity:
                 self.path.unlink()
+
+    def chmod(self, mode: int) -> None:
+        """Gives the file another mode, if it is still ours and there. Raises OSError."""
+        with suppress(FileNotFoundError):
+            if _identity(self.path) == self._identity:
+                self.path.chmod(mode)
 
     def close(self) -> None:
         """Removes the file, if it is still ours, and stops listening."""
@@ -108,6 +112,11 @@ class SocketFile:
             self.remove()
         finally:
             self.sock.close()
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    found = path.lstat()
+    return found.st_dev, found.st_ino
 
 
 @contextmanager

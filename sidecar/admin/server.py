@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from abc import abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -20,6 +21,7 @@ from sidecar.http.limits import HttpLimits
 from sidecar.http.messages import Framing
 from sidecar.http.receiver import RequestReceiver
 from sidecar.http.write import error_response
+from sidecar.proxy.binding import ANYBODY, bind_unix
 from sidecar.proxy.listener import bind
 from sidecar.sockets import peer_uid
 from sidecar.tasks import spawn
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from sidecar.admin.answers import Routes, StatusSource
     from sidecar.clock import Clock
     from sidecar.http.messages import Field, RequestHead
+    from sidecar.sockets import SocketFile
     from sidecar.telemetry.messages import Messages
 
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
@@ -87,7 +90,33 @@ class _Server:
             connection.close()
 
 
-class AdminServer(_Server):
+class _UnixServer(_Server):
+    """One on a UNIX socket."""
+
+    _file: SocketFile | None = None
+
+    async def start(self) -> None:
+        """Makes the socket and begins to accept. Raises what `_make` raises."""
+        self._file = self._make()
+        sock = self._file.sock
+        self._server = await asyncio.get_running_loop().create_unix_server(self.accept, sock=sock, backlog=1)
+        sock.listen(self.limits.connections)
+
+    async def close(self) -> None:
+        """Removes the socket's file, then stops accepting."""
+        file, self._file = self._file, None
+        if file is not None:
+            file.remove()
+        await super().close()
+        if file is not None:
+            file.close()
+
+    @abstractmethod
+    def _make(self) -> SocketFile:
+        """Makes the socket."""
+
+
+class AdminServer(_UnixServer):
     """The administration socket: a UNIX socket that serves our own uid, root and ``uids``."""
 
     def __init__(
@@ -102,24 +131,30 @@ class AdminServer(_Server):
     ) -> None:
         super().__init__(admin_routes(source), allowed_uids(uids), messages, clock, limits)
         self._path = Path(path)
-        self._address: AdminAddress | None = None
 
-    async def start(self) -> None:
-        """Makes the socket and begins to accept. Raises `AddressError`."""
-        self._address = AdminAddress.open(self._path)
-        self._server = await asyncio.get_running_loop().create_unix_server(
-            self.accept, sock=self._address.sock, backlog=1
-        )
-        self._address.sock.listen(self.limits.connections)
+    def _make(self) -> SocketFile:
+        """Makes it, or raises `AddressError`."""
+        return AdminAddress.open(self._path)
 
-    async def close(self) -> None:
-        """Removes the socket's file, then stops accepting."""
-        address, self._address = self._address, None
-        if address is not None:
-            address.remove()
-        await super().close()
-        if address is not None:
-            address.close()
+
+class HealthSocket(_UnixServer):
+    """The health listener on a UNIX socket: what the one on TCP is, for whoever may walk to its folder."""
+
+    def __init__(
+        self,
+        path: Path | str,
+        source: StatusSource,
+        *,
+        messages: Messages,
+        clock: Clock,
+        limits: AdminLimits = AdminLimits(),
+    ) -> None:
+        super().__init__(health_routes(source), None, messages, clock, limits)
+        self._path = Path(path)
+
+    def _make(self) -> SocketFile:
+        """Makes it, or raises BindError."""
+        return bind_unix(self._path, "health.listen", ANYBODY)
 
 
 class HealthServer(_Server):

@@ -8,36 +8,36 @@ from typing import TYPE_CHECKING
 
 from sidecar.app.tokens import TokenParts, check_of, helpers_of, make_lanes
 from sidecar.config.effective import policy_version
-from sidecar.config.values import Protocol, Resumption, Tls
+from sidecar.config.values import Protocol, Resumption, Tls, UnixAddress
 from sidecar.http.limits import HttpLimits
-from sidecar.policy.routes import ConnectionRoute, Route, RouteTable, listen_hosts
+from sidecar.policy.routes import SOCKET_HOSTS, ConnectionRoute, Route, RouteTable, listen_hosts
 from sidecar.policy.table import Table
 from sidecar.proxy import proxy_protocol
+from sidecar.proxy.clients import own_and
 from sidecar.proxy.dialler import Dialler
 from sidecar.proxy.inbound import InboundService
 from sidecar.proxy.outbound import OutboundService, TlsDestination
 from sidecar.proxy.pool import PlainDestination, Pool
 from sidecar.proxy.service import Self
-from sidecar.proxy.target import TcpTarget
+from sidecar.proxy.target import TcpTarget, UnixTarget
 from sidecar.proxy.tunnel_service import InboundTunnels, OutboundTunnels, Wanted, Way
 from sidecar.tls.contexts import HTTP_ALPN, NO_ALPN, Credentials, client_context, server_context
 from sidecar.tls.expectation import expect_peer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, KeysView
+    from collections.abc import Callable, Hashable
 
+    from sidecar.app.listening import Place
     from sidecar.app.own_key import OwnKey
     from sidecar.app.public import Roots
     from sidecar.config.load import Loaded
-    from sidecar.config.values import Config, Inbound, Outbound
+    from sidecar.config.values import Address, Inbound, Outbound
     from sidecar.limits import Limits
     from sidecar.proxy.connection import Entry
     from sidecar.proxy.hub import Hub
     from sidecar.proxy.pool import Destination
+    from sidecar.proxy.target import Target
     from sidecar.tls.contexts import TlsContext
-
-#: Where a listener stands and which way it faces: what has to stay for its socket to stay.
-Place = tuple[str, str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +61,6 @@ class Generation:
     roots: list[Roots] = field(default_factory=list)
 
 
-def places(config: Config) -> KeysView[Place]:
-    """Where a configuration listens: the keys of ``services`` in what `build` makes of it."""
-    found: dict[Place, None] = {("inbound", each.listen.host, each.listen.port): None for each in config.inbound}
-    found |= {("outbound", each.listen.host, each.listen.port): None for each in config.outbound}
-    return found.keys()
-
-
 def http_limits(limits: Limits) -> HttpLimits:
     """The parser's share of the limits."""
     return HttpLimits(head_bytes=limits.head_bytes, target_bytes=limits.target_bytes, fields=limits.fields)
@@ -83,15 +76,24 @@ def build(hub: Hub, loaded: Loaded, key: OwnKey, previous: Generation | None) ->
     generation = Generation(loaded, own, key, policy_version(loaded.config))
     kept = previous or generation
     for entry in loaded.config.inbound:
-        place = ("inbound", entry.listen.host, entry.listen.port)
+        place: Place = ("inbound", entry.listen)
         make = _inbound if entry.forward.protocol is Protocol.HTTP else _inbound_tunnels
         generation.services[place] = make(hub, generation, entry, kept)
     for outbound in loaded.config.outbound:
-        place = ("outbound", outbound.listen.host, outbound.listen.port)
+        place = ("outbound", outbound.listen)
         build_outbound = _outbound if outbound.protocol is Protocol.HTTP else _outbound_tunnels
         generation.services[place] = build_outbound(hub, generation, outbound, kept)
     generation.tokens.helpers = helpers_of(hub, generation)
     return generation
+
+
+def target_of(address: Address) -> Target:
+    """Returns where connections to an address are made to."""
+    return UnixTarget(address.path) if isinstance(address, UnixAddress) else TcpTarget(address.host, address.port)
+
+
+def _listen_hosts(address: Address) -> frozenset[bytes]:
+    return SOCKET_HOSTS if isinstance(address, UnixAddress) else listen_hosts(address.host, address.port)
 
 
 def _credentials(generation: Generation) -> Credentials:
@@ -108,7 +110,7 @@ def _resumes(generation: Generation, entry: Inbound | Outbound) -> bool:
 def _inbound(hub: Hub, generation: Generation, entry: Inbound, kept: Generation) -> Entry:
     target = entry.forward.address
     key = ("inbound", entry.name, target)
-    pool = kept.pools.get(key) or Pool(PlainDestination(TcpTarget(target.host, target.port), hub), hub)
+    pool = kept.pools.get(key) or Pool(PlainDestination(target_of(target), hub), hub)
     generation.pools[key] = pool
     table = Table.compile(entry.allow, generation.policy_version)
     tls, tokens = _server_context(generation, entry, HTTP_ALPN), check_of(hub, generation, entry, kept)
@@ -124,14 +126,15 @@ def _outbound(hub: Hub, generation: Generation, entry: Outbound, kept: Generatio
     lanes = make_lanes(hub, generation, entry, pool, route, kept)
     names = Route(
         rule=f"outbound.{entry.name}",
-        listen=listen_hosts(entry.listen.host, entry.listen.port),
+        listen=_listen_hosts(entry.listen),
         hosts=entry.hosts,
         origins=entry.origins,
         paths=entry.paths,
         methods=entry.methods,
     )
     routes = RouteTable(names, generation.policy_version)
-    return _service_kind(entry)(hub, entry.name, generation.own, routes, lanes, entry.host)
+    kind = _service_kind(entry)
+    return kind(hub, entry.name, generation.own, routes, lanes, entry.host, own_and(entry.uids))
 
 
 def _service_kind(entry: Outbound) -> type[OutboundService]:
@@ -160,7 +163,7 @@ def _reach(
 
 def _inbound_tunnels(hub: Hub, generation: Generation, entry: Inbound, kept: Generation) -> Entry:
     target = entry.forward.address
-    where = PlainDestination(TcpTarget(target.host, target.port), hub)
+    where = PlainDestination(target_of(target), hub)
     preface = proxy_protocol.preface if entry.proxy_protocol else None
     way = Way(where, _dialler(hub, generation, ("inbound", entry.name), kept), target, preface)
     table = Table.compile(entry.allow, generation.policy_version)
@@ -175,7 +178,7 @@ def _outbound_tunnels(hub: Hub, generation: Generation, entry: Outbound, kept: G
     route = ConnectionRoute(f"outbound.{entry.name}", generation.policy_version)
     way = Way(where, dialler, (entry.connect, entry.server_name))
     wanted = Wanted(expect_peer(entry.named_peer, entry.pins), entry.named_peer.trust_domain)
-    return OutboundTunnels(hub, entry.name, generation.own, route, way, wanted)
+    return OutboundTunnels(hub, entry.name, generation.own, route, way, wanted, own_and(entry.uids))
 
 
 def _dialler(hub: Hub, generation: Generation, key: tuple[str, str], kept: Generation) -> Dialler:
@@ -208,5 +211,5 @@ def _tls_destination(hub: Hub, generation: Generation, entry: Outbound, alpn: tu
     bundles, domain = generation.loaded.material.bundles, entry.named_peer.trust_domain
     expect, resumes = expect_peer(entry.named_peer, entry.pins), _resumes(generation, entry)
     tls = client_context(_credentials(generation), bundles, domain, expect, alpn, resumption=resumes)
-    where, not_after = TcpTarget(entry.connect.host, entry.connect.port), generation.own.svid.not_after
+    where, not_after = target_of(entry.connect), generation.own.svid.not_after
     return TlsDestination(where, entry.server_name, tls, hub, not_after=not_after)

@@ -37,7 +37,7 @@ def reach(
 
 def target(hub: Hub, entry: Outbound) -> PublicTarget:
     """Returns where an entry leads to."""
-    return PublicTarget(entry.connect.host, entry.connect.port, hub, anywhere=entry.unsafe_private_addresses)
+    return PublicTarget(entry.service.host, entry.service.port, hub, anywhere=entry.unsafe_private_addresses)
 
 
 def service_kind(entry: Outbound) -> type[OutboundService]:
@@ -46,7 +46,7 @@ def service_kind(entry: Outbound) -> type[OutboundService]:
 
 
 def _destination(hub: Hub, roots: Roots, entry: Outbound) -> SiteDestination:
-    name = entry.server_name or entry.connect.host
+    name = entry.server_name or entry.service.host
     return SiteDestination(target(hub, entry), name, SiteContext(roots.tls, name, entry.pins), hub)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sidecar.app import tokens
-from sidecar.app.build import Generation, Place, build, http_limits
+from sidecar.app.build import Generation, build, http_limits
 from sidecar.app.watch import Settled
 from sidecar.config.faults import InvalidConfiguration
 from sidecar.config.load import Loaded, load
@@ -18,13 +18,13 @@ from sidecar.proxy.failure import ProxyCode, ReloadCode
 from sidecar.telemetry.record import Event
 
 if TYPE_CHECKING:
-    import socket
-
+    from sidecar.app.listening import Place
     from sidecar.app.own_key import OwnKey
     from sidecar.app.server import Server
     from sidecar.config.files import Snapshot
     from sidecar.config.values import Config
     from sidecar.identity.spiffe import TrustDomain
+    from sidecar.proxy.binding import Binding
     from sidecar.proxy.connection import Connection
     from sidecar.proxy.listener import AnyListener
     from sidecar.telemetry.access_log import AccessLog
@@ -36,7 +36,7 @@ class Prepared:
 
     generation: Generation
     log: AccessLog | None
-    bound: dict[Place, socket.socket]
+    bound: dict[Place, Binding]
 
 
 def refuse_fixed(old: Config, new: Config) -> None:
@@ -135,8 +135,8 @@ class Reloader:
 
     def abandon(self, prepared: Prepared) -> None:
         """Lets go of what will never be in force."""
-        for sock in prepared.bound.values():
-            sock.close()
+        for binding in prepared.bound.values():
+            binding.close()
         if prepared.log is not None:
             prepared.log.close()
         self._let_go(prepared.generation.key)
@@ -179,14 +179,14 @@ class Reloader:
         await asyncio.to_thread(old.close)
         server.log_dropped += old.dropped - dropped
 
-    def _bind_new(self, generation: Generation) -> dict[Place, socket.socket]:
-        bound: dict[Place, socket.socket] = {}
+    def _bind_new(self, generation: Generation) -> dict[Place, Binding]:
+        bound: dict[Place, Binding] = {}
         try:
             for place in generation.services.keys() - self._server.listeners.keys():
                 bound[place] = self._server.bind(place)
         except SidecarError:
-            for sock in bound.values():
-                sock.close()
+            for binding in bound.values():
+                binding.close()
             raise
         return bound
 
@@ -203,7 +203,7 @@ class Reloader:
                 del server.listeners[place]
                 listener.stop()
             else:
-                listener.service = service
+                listener.replace(service)
         server.listeners |= opened
         for key, pool in old.pools.items():
             if generation.pools.get(key) is not pool:

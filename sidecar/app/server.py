@@ -7,10 +7,11 @@ import ssl
 from typing import TYPE_CHECKING
 
 from sidecar import __version__
-from sidecar.admin.server import AdminServer, HealthServer
+from sidecar.admin.server import AdminServer
 from sidecar.app import token_status, tokens
-from sidecar.app.build import Generation, Place, build, http_limits
+from sidecar.app.build import Generation, build, http_limits
 from sidecar.app.drain import drain
+from sidecar.app.listening import bind_at, health_at
 from sidecar.app.own_key import OwnKey, close_retired
 from sidecar.app.reload import Reloader
 from sidecar.app.status import Status
@@ -18,7 +19,7 @@ from sidecar.app.watch import watch
 from sidecar.config.values import LogFull
 from sidecar.proxy.failure import ProxyCode
 from sidecar.proxy.hub import Hub
-from sidecar.proxy.listener import Listener, bind
+from sidecar.proxy.listener import Listener
 from sidecar.tasks import describe, exception_handler, spawn
 from sidecar.telemetry.access_log import AccessLog
 from sidecar.telemetry.messages import Messages
@@ -28,11 +29,12 @@ from sidecar.telemetry.sink import Sink
 
 if TYPE_CHECKING:
     import asyncio
-    import socket
 
+    from sidecar.app.listening import Console, Place
     from sidecar.clock import Clock
     from sidecar.config.load import Loaded
     from sidecar.config.values import Config
+    from sidecar.proxy.binding import Binding
     from sidecar.proxy.listener import AnyListener
     from sidecar.telemetry.turns import Turns
 
@@ -79,15 +81,14 @@ class Server:
         later, messages = self.loop.call_later, self.messages
         return AccessLog(sink, later=later, messages=messages, deny_when_full=deny, turns=self.turns)
 
-    def _make_consoles(self, loaded: Loaded) -> list[AdminServer | HealthServer]:
+    def _make_consoles(self, loaded: Loaded) -> list[Console]:
         """The admin socket, and the health listener where there is one: a port opens only after all have been bound."""
         config, status = loaded.config, Status(self)
-        consoles: list[AdminServer | HealthServer] = [
+        consoles: list[Console] = [
             AdminServer(config.admin.listen.path, config.admin.uids, status, messages=self.messages, clock=self.clock)
         ]
         if config.health is not None:
-            where = config.health.listen
-            consoles.append(HealthServer(where.host, where.port, status, messages=self.messages, clock=self.clock))
+            consoles.append(health_at(config.health.listen, status, messages=self.messages, clock=self.clock))
         return consoles
 
     # -- start ----------------------------------------------------------------------------------------------------------
@@ -99,15 +100,15 @@ class Server:
             BindError: an address is taken; nothing has been opened then.
 
         """
-        bound: dict[Place, socket.socket] = {}
+        bound: dict[Place, Binding] = {}
         try:
             for place in self.generation.services:
                 bound[place] = self.bind(place)
             await self._open_consoles()
             self.listeners = await self.open(self.generation, bound)
         except BaseException:
-            for sock in bound.values():
-                sock.close()
+            for binding in bound.values():
+                binding.close()
             await self._close_consoles()
             raise
         self.hub.start()
@@ -125,9 +126,9 @@ class Server:
             service = listener.service
             self.messages.info("listening", direction=service.direction, entry=service.name, address=listener.address)
 
-    def bind(self, place: Place) -> socket.socket:
+    def bind(self, place: Place) -> Binding:
         """Returns a bound socket for a listener. Raises BindError."""
-        return bind(place[1], place[2])
+        return bind_at(place)
 
     async def open_key(self, loaded: Loaded, previous: OwnKey) -> OwnKey:
         """Opens the key of a new configuration, or gives ``previous`` back; as `OwnKey.open`."""
@@ -158,12 +159,12 @@ class Server:
     async def _files_changed(self) -> None:
         await self.reload("a changed file")
 
-    async def open(self, generation: Generation, bound: dict[Place, socket.socket]) -> dict[Place, AnyListener]:
+    async def open(self, generation: Generation, bound: dict[Place, Binding]) -> dict[Place, AnyListener]:
         """Opens bound addresses for their services; all of them, or none."""
         opened: dict[Place, AnyListener] = {}
         try:
-            for place, sock in bound.items():
-                listener = Listener(self.hub, generation.services[place], sock)
+            for place, binding in bound.items():
+                listener = Listener(self.hub, generation.services[place], binding)
                 opened[place] = listener
                 await listener.start()
         except BaseException:
@@ -235,6 +236,8 @@ class Server:
         for task in (self._watching, self._key_watch):
             if task is not None:
                 task.cancel()
+        for listener in self.listeners.values():
+            listener.stop()
         await self._close_consoles()
         await self.generation.key.close()
         await close_retired()

@@ -99,6 +99,11 @@ def _connection(connection: Connection) -> dict[str, Any]:
         "protocol": connection.kind.value,
         "src.addr": connection.stream.remote,
     }
+    client = connection.stream.client
+    if client is not None:
+        shown["src.uid"] = client.uid
+        if client.pid is not None:
+            shown["src.pid"] = client.pid
     if peer is not None:
         shown |= {"src.identity": str(peer.id), "src.pin": str(peer.pin), "cert.serial": peer.serial}
     return shown | connection.details()

@@ -13,7 +13,7 @@ from sidecar.config.effective_tokens import token_header
 from sidecar.config.faults import printable
 from sidecar.config.load import load
 from sidecar.config.urls import plaintext
-from sidecar.config.values import Protocol, Tls
+from sidecar.config.values import Protocol, TcpAddress, Tls
 from sidecar.keys.spec import RemoteKey, TpmKey
 from sidecar.keys.uri import Pkcs11Key
 from sidecar.tokens.settings import ExecSource, FileSource, OAuth2Source
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from sidecar.config.load import Loaded
-    from sidecar.config.values import Config, Inbound, Outbound
+    from sidecar.config.values import Address, Config, Inbound, Outbound
     from sidecar.policy.paths import PathPattern
     from sidecar.policy.rules import Rule
     from sidecar.tokens.requirement import Requirement
@@ -151,7 +151,9 @@ def _outbound(entry: Outbound) -> Iterator[str]:
         yield f"  outbound  {entry.name}: {entry.listen} -> {entry.connect} (the agent's own TLS, any bytes in it)"
     else:
         yield f"  outbound  {entry.name}: {entry.listen} -> {entry.connect} (TLS)"
-        yield f"              service {entry.server_name or entry.connect.host}, by the system's roots{pins}"
+        yield f"              service {entry.server_name or entry.service.host}, by the system's roots{pins}"
+    if entry.uids:
+        yield f"              for our own user and uid {' '.join(map(str, sorted(entry.uids)))}"
     if asked := _asks(entry.methods, entry.paths):
         yield f"              {asked}"
     if entry.hosts:
@@ -164,15 +166,15 @@ def _unsafe(loaded: Loaded) -> list[str]:
     found = [
         f"inbound {entry.name}: {_carried(entry)} cross the network to {entry.forward.address} in clear"
         for entry in loaded.config.inbound
-        if not entry.forward.address.loopback
+        if _far(entry.forward.address)
     ]
     found += [
         f"outbound {entry.name}: whoever reaches {entry.listen} speaks with our identity"
         for entry in loaded.config.outbound
-        if not entry.listen.loopback
+        if _far(entry.listen)
     ]
     found += [
-        f"outbound {entry.name}: the name {entry.connect.host} may lead to private addresses"
+        f"outbound {entry.name}: the name {entry.service.host} may lead to private addresses"
         for entry in loaded.config.outbound
         if entry.unsafe_private_addresses
     ]
@@ -200,6 +202,11 @@ def _gaps(config: Config) -> list[str]:
     ]
 
 
+def _far(address: Address) -> bool:
+    """Says whether what is sent there, or comes from there, may leave this machine."""
+    return isinstance(address, TcpAddress) and not address.loopback
+
+
 def _carried(entry: Inbound) -> str:
     return "bytes" if entry.forward.protocol is Protocol.TCP else "requests"
 
@@ -213,7 +220,7 @@ def _notes(loaded: Loaded, now: float) -> list[str]:
         for source in loaded.config.tokens
         if source.keeping.helper
     ]
-    if loaded.config.health and not loaded.config.health.listen.loopback:
+    if loaded.config.health and _far(loaded.config.health.listen):
         found.append("health and metrics can be read from the network")
     if loaded.material.key.software is not None:
         found.append("a software key can be copied by whoever can read its file: for development")

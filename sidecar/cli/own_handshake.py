@@ -58,5 +58,5 @@ async def own_handshake(loaded: Loaded, entry: Outbound, how: How) -> Own:
 def _site(entry: Outbound, how: How) -> Own:
     from sidecar.tls.site import SiteContext, site_tls  # noqa: PLC0415 - for such entries alone
 
-    name = entry.server_name or entry.connect.host
+    name = entry.server_name or entry.service.host
     return handshake(how.dial, SiteContext(site_tls(), name, entry.pins), name, how.clock, resume=False)

@@ -6,6 +6,7 @@ import ipaddress
 import os
 import re
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from sidecar.config import forms
@@ -17,10 +18,12 @@ from sidecar.config.values import Forward, Protocol, TcpAddress, UnixAddress
 from sidecar.policy.routes import parse_host, parse_origin
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Callable
 
     from sidecar.config.schema import Spot
+    from sidecar.config.values import Address
 
+_UNIX: Final = "unix:"
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _BRACKETED: Final = re.compile(r"\[([^\[\]]*)\](?::(.*))?")
 _PORT: Final = re.compile(r"0|[1-9][0-9]{0,4}")
@@ -103,34 +106,43 @@ def dns_name(value: str) -> str:
     return name
 
 
-def _listen(section: str) -> Kind[TcpAddress]:
-    def parse(value: str) -> TcpAddress:
-        if value.startswith("unix:"):
-            raise not_served(f"{section}.listen unix")
-        if value.startswith(("*:", ":")) and value.count(":") == 1:
-            raise Refused(
-                ConfigCode.BAD_ADDRESS,
-                f"{quote(value)} names no address",
-                hint='write 0.0.0.0:PORT for every IPv4 address of this machine, "[::]:PORT" for every IPv6 address',
-            )
-        address = tcp_address(value)
-        if address.host == "localhost":
-            return TcpAddress("127.0.0.1", address.port)
-        if address.ip is None:
-            raise Refused(
-                ConfigCode.BAD_ADDRESS,
-                f"{quote(value)} is a name, and one listens on an IP address",
-                hint="write the IP address: 127.0.0.1 for this machine alone, 0.0.0.0 for all networks",
-            )
-        return address
-
-    return text(parse, "address to listen on")
+def _inbound_listen(value: str) -> TcpAddress:
+    if value.startswith(_UNIX):
+        raise Refused(
+            ConfigCode.BAD_ADDRESS,
+            f"{quote(value)} is a UNIX socket, and callers come from other machines, over TCP",
+            hint="write IP:port; a server on this machine that only this machine shall reach needs no mutual TLS",
+        )
+    return _listen(value)
 
 
-def _connect(value: str) -> TcpAddress:
-    if value.startswith("unix:"):
-        raise not_served("outbound.connect unix")
-    return _target(tcp_address(value))
+def _listen(value: str) -> TcpAddress:
+    if value.startswith(("*:", ":")) and value.count(":") == 1:
+        raise Refused(
+            ConfigCode.BAD_ADDRESS,
+            f"{quote(value)} names no address",
+            hint='write 0.0.0.0:PORT for every IPv4 address of this machine, "[::]:PORT" for every IPv6 address',
+        )
+    address = tcp_address(value)
+    if address.host == "localhost":
+        return TcpAddress("127.0.0.1", address.port)
+    if address.ip is None:
+        raise Refused(
+            ConfigCode.BAD_ADDRESS,
+            f"{quote(value)} is a name, and one listens on an IP address",
+            hint="write the IP address: 127.0.0.1 for this machine alone, 0.0.0.0 for all networks",
+        )
+    return address
+
+
+def _or_unix(parse: Callable[[str], TcpAddress], says: str) -> Kind[Address]:
+    """Returns the kind of an address that may be ``unix:PATH`` too."""
+
+    def read(spot: Spot) -> Address:
+        value = spot.text()
+        return _socket(spot, value.removeprefix(_UNIX)) if value.startswith(_UNIX) else parse(value)
+
+    return Kind(read, says, forms.TEXT)
 
 
 def _target(address: TcpAddress) -> TcpAddress:
@@ -143,18 +155,25 @@ def _target(address: TcpAddress) -> TcpAddress:
     return address
 
 
-def _forward(value: str) -> Forward:
+def _forward(spot: Spot) -> Forward:
+    value = spot.text()
     scheme, colon, rest = value.partition(":")
     feature = f"inbound.forward {scheme.lower()}"
     if colon and feature in NOT_SERVED:
         raise not_served(feature)
-    if scheme not in set(Protocol) or not rest.startswith("//"):
+    protocol = scheme.removesuffix("+unix")
+    if not colon or protocol not in set(Protocol) or (protocol == scheme and not rest.startswith("//")):
         raise Refused(
             ConfigCode.BAD_URL,
             f"{quote(value)} is not an http or tcp URL",
-            hint="write http://127.0.0.1:PORT, or tcp://127.0.0.1:PORT for bytes that are not looked into",
+            hint="write http://127.0.0.1:PORT, or tcp://127.0.0.1:PORT for bytes that are not looked into; a UNIX socket "
+            "is http+unix:PATH or tcp+unix:PATH",
         )
-    authority = rest[2:].removesuffix("/")
+    return Forward(_authority(value, rest[2:]) if protocol == scheme else _socket(spot, rest), Protocol(protocol))
+
+
+def _authority(value: str, rest: str) -> TcpAddress:
+    authority = rest.removesuffix("/")
     if "@" in authority:
         raise Refused(
             ConfigCode.SECRET, "the URL holds a user name or password", hint="remove it; no secret stands in this file"
@@ -165,34 +184,48 @@ def _forward(value: str) -> Forward:
             f"{quote(value)} has a path or query",
             hint="end it after the port: requests keep their own path and query",
         )
-    return Forward(_target(tcp_address(authority)), Protocol(scheme))
+    return _target(tcp_address(authority))
 
 
-def _unix(spot: Spot) -> UnixAddress:
+def _admin(spot: Spot) -> UnixAddress:
     value = spot.text()
-    if not value.startswith("unix:"):
+    if not value.startswith(_UNIX):
         raise Refused(
             ConfigCode.ADMIN_ON_TCP,
             f"{quote(value)} is not a UNIX socket, and administration is on nothing else",
             hint="write unix:PATH; the agent can reach every TCP port of this machine. Probes and metrics: health.listen",
         )
-    name = value.removeprefix("unix:")
+    return _socket(spot, value.removeprefix(_UNIX))
+
+
+def _socket(spot: Spot, name: str) -> UnixAddress:
+    """Reads the path behind ``unix:``; raises Refused."""
     check_path(name)
+    if name.startswith("//"):
+        # One reader would take what follows for a host. It is not quoted: it might hold a password.
+        raise Refused(
+            ConfigCode.BAD_ADDRESS,
+            "two slashes follow unix:, as in a URL with a host",
+            hint="write one slash: unix:/run/agent/http.sock",
+        )
     if name.startswith("@") or name.endswith("/"):
         raise Refused(
-            ConfigCode.BAD_ADDRESS, f"{quote(value)} names no socket file", hint="write unix:PATH, a file in a folder"
+            ConfigCode.BAD_ADDRESS,
+            f"{quote(spot.text())} names no socket file",
+            hint="write unix:PATH, a file in a folder",
         )
-    return unix_address(spot.base / name)
+    # Two spellings of one path would hide that one listens where the other leads.
+    return unix_address(Path(os.path.normpath(spot.base / name)), spot.key)
 
 
-def unix_address(path: Path) -> UnixAddress:
+def unix_address(path: Path, key: str = "admin.listen") -> UnixAddress:
     """Returns the address of a UNIX socket; raises Refused when the system could not take it."""
     length = len(os.fsencode(path))
     if length > SOCKET_PATH_BYTES:
         raise Refused(
             ConfigCode.SOCKET_PATH_TOO_LONG,
             f"the socket's path is {length} bytes long, the system takes {SOCKET_PATH_BYTES}: {quote(str(path))}",
-            hint="set admin.listen to a shorter absolute path",
+            hint=f"set {key} to a shorter absolute path",
         )
     return UnixAddress(str(path))
 
@@ -207,12 +240,11 @@ def _server_name(value: str) -> str:
     return dns_name(value)
 
 
-INBOUND_LISTEN: Final = _listen("inbound")
-OUTBOUND_LISTEN: Final = _listen("outbound")
-HEALTH_LISTEN: Final = _listen("health")
-CONNECT: Final = text(_connect, "host:port")
-FORWARD: Final = text(_forward, "http://HOST:PORT or tcp://HOST:PORT")
-UNIX: Final = Kind(_unix, "unix:PATH", forms.starting("unix:"))
+INBOUND_LISTEN: Final = text(_inbound_listen, "address to listen on")
+LISTEN: Final = _or_unix(_listen, "address to listen on, or unix:PATH")
+CONNECT: Final = _or_unix(lambda value: _target(tcp_address(value)), "host:port, or unix:PATH")
+FORWARD: Final = Kind(_forward, "http://HOST:PORT, tcp://HOST:PORT, http+unix:PATH or tcp+unix:PATH", forms.TEXT)
+UNIX: Final = Kind(_admin, "unix:PATH", forms.starting("unix:"))
 HOST: Final = text(parse_host, "name or name:port")
 ORIGIN: Final = text(parse_origin, "web origin")
 SERVER_NAME: Final = text(_server_name, "DNS name")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,15 +13,16 @@ from sidecar.config.addresses import unix_address
 from sidecar.config.faults import ConfigCode, Refused
 from sidecar.config.schema import Ledger, Spot, Values, missing, read_table
 from sidecar.config.unserved import not_served
-from sidecar.config.values import Admin, Config, Sources, TokenRefs, UnixAddress
+from sidecar.config.values import Admin, Config, Sources, TcpAddress, TokenRefs, UnixAddress
 from sidecar.config.yaml import Mapping, Scalar, Sequence, compose
 from sidecar.identity.peer import Role
+from sidecar.keys.spec import RemoteKey
 
 if TYPE_CHECKING:
     from collections.abc import Mapping as MappingOf
 
     from sidecar.config.faults import Faults
-    from sidecar.config.values import TcpAddress
+    from sidecar.config.values import Address
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,8 @@ def parse(data: bytes, source: Path, environ: MappingOf[str, str], faults: Fault
     values = read_table(top, sections.TOP)
     _check_across(top, values)
     admin = _admin(top, values)
+    if admin is not None:
+        _check_sockets(ledger, admin.listen)
     config = None if faults.found or admin is None else _config(values, source, admin)
     return Parsed(config, ledger.sources, ledger.lines, _roles(root), ledger.token_refs)
 
@@ -162,9 +166,10 @@ def _check_names(ledger: Ledger) -> None:
 
 
 def _check_listens(ledger: Ledger) -> None:
-    earlier: dict[int, list[tuple[str, TcpAddress, Spot]]] = defaultdict(list)
+    earlier: dict[int | str, list[tuple[str, Address, Spot]]] = defaultdict(list)
     for direction, address, spot in ledger.listens:
-        overlapping = [known for known in earlier[address.port] if _overlap(address, known[1])]
+        place = address.port if isinstance(address, TcpAddress) else address.path
+        overlapping = [known for known in earlier[place] if _overlap(address, known[1])]
         if overlapping:
             other_direction, other, other_spot = overlapping[0]
             if address == other and direction == other_direction == "outbound":
@@ -174,10 +179,10 @@ def _check_listens(ledger: Ledger) -> None:
                     Refused(
                         ConfigCode.DUPLICATE_LISTEN,
                         f"{other_spot.key} on line {other_spot.line} listens on {other} already",
-                        hint="choose another port",
+                        hint=f"choose another {'port' if isinstance(address, TcpAddress) else 'path'}",
                     )
                 )
-        earlier[address.port].append((direction, address, spot))
+        earlier[place].append((direction, address, spot))
 
 
 def _check_forwards(ledger: Ledger) -> None:
@@ -198,15 +203,45 @@ def _check_forwards(ledger: Ledger) -> None:
                 break
 
 
-def _overlap(one: TcpAddress, other: TcpAddress) -> bool:
+def _check_sockets(ledger: Ledger, admin: UnixAddress) -> None:
+    """Keeps entries off the sockets that are not for agents and callers: whoever got there would be taken for us."""
+    for _, listen, spot in ledger.listens:
+        if listen == admin:
+            spot.refuse(
+                Refused(
+                    ConfigCode.DUPLICATE_LISTEN,
+                    f"the administration socket is {admin.path} already",
+                    hint="choose another path, here or in admin.listen",
+                )
+            )
+    key = ledger.sources.key
+    private = {admin: "administration socket"}
+    if isinstance(key, RemoteKey):
+        private[UnixAddress(os.path.normpath(key.path))] = "signer service"
+    for target, spot in ledger.forwards:
+        if target in private:
+            spot.refuse(
+                Refused(
+                    ConfigCode.FORWARD_TO_SELF,
+                    f"{target} is this sidecar's own {private[target]}",
+                    hint="name the socket of the agent or server",
+                )
+            )
+
+
+def _overlap(one: Address, other: Address) -> bool:
     """Says whether two addresses cannot both be listened on: the same, or one of them all addresses of its family."""
+    if isinstance(one, UnixAddress) or isinstance(other, UnixAddress):
+        return one == other
     if one.port != other.port or one.ip is None or other.ip is None or one.ip.version != other.ip.version:
         return False
     return one == other or one.ip.is_unspecified or other.ip.is_unspecified
 
 
-def _reaches(target: TcpAddress, listen: TcpAddress) -> bool:
+def _reaches(target: Address, listen: Address) -> bool:
     """Says whether a connection to ``target`` arrives at our own listener."""
+    if isinstance(target, UnixAddress) or isinstance(listen, UnixAddress):
+        return target == listen
     if target.port != listen.port or listen.ip is None:
         return False
     if target.host == "localhost":

@@ -65,6 +65,7 @@ def policy(config: Config) -> dict[str, Any]:
                 "hosts": _words(entry.hosts),
                 "origins": _words(entry.origins),
                 "pins": sorted(map(str, entry.pins)),
+                **({"uids": sorted(entry.uids)} if entry.uids else {}),
                 **_whom(entry),
                 **_requests(entry),
                 **({"token": entry.token, "token_header": _of_tokens().token_header(entry)} if entry.token else {}),
@@ -127,7 +128,7 @@ def _whom(entry: Outbound) -> dict[str, Any]:
     """Returns who may answer at an outbound entry, for the policy."""
     if entry.tls is Tls.MUTUAL:
         return {"peer": str(entry.peer)}
-    service = {"tls": entry.tls.value, "service": entry.server_name or entry.connect.host}
+    service = {"tls": entry.tls.value, "service": entry.server_name or entry.service.host}
     flags = {"passthrough": entry.passthrough, "unsafe_private_addresses": entry.unsafe_private_addresses}
     return service | {name: flag for name, flag in flags.items() if flag}
 
@@ -142,6 +143,7 @@ def _outbound(config: Config, entry: Outbound) -> dict[str, Any]:
     return {
         "name": entry.name,
         "listen": str(entry.listen),
+        "uids": sorted(entry.uids),
         "hosts": _words(entry.hosts),
         "connect": str(entry.connect),
         "tls": entry.tls.value,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from sidecar.config import addresses, forms, kinds, outbound_public, outbound_token, proxy_protocol
+from sidecar.config import addresses, forms, kinds, outbound_listen, outbound_public, outbound_token, proxy_protocol
 from sidecar.config.faults import ConfigCode, Refused, below
 from sidecar.config.schema import (
     REQUIRED,
@@ -22,7 +22,7 @@ from sidecar.config.schema import (
     some,
     text,
 )
-from sidecar.config.values import Forward, Inbound, Outbound, Protocol, Resumption, Tls
+from sidecar.config.values import Inbound, Outbound, Protocol, Resumption, TcpAddress, Tls
 from sidecar.config.yaml import Mapping, Sequence
 from sidecar.identity.pattern import IdPattern
 from sidecar.identity.pins import Pin
@@ -123,8 +123,8 @@ FORWARD: Final = Key(
     "forward",
     addresses.FORWARD,
     REQUIRED,
-    "Where what is permitted goes, in plaintext: a loopback address. `http` forwards requests (HTTP/1.1), each decided "
-    "by itself; `tcp` forwards the bytes of a connection, decided once, when it begins.",
+    "Where what is permitted goes, in plaintext: a loopback address or a UNIX socket. `http` forwards requests "
+    "(HTTP/1.1), each decided by itself; `tcp` forwards the bytes of a connection, decided once, when it begins.",
 )
 ALLOW: Final = Key(
     "allow",
@@ -142,7 +142,7 @@ UNSAFE_FORWARD: Final = Key(
 INBOUND: Final = Table(
     "inbound",
     (INBOUND_NAME, INBOUND_LISTEN, FORWARD, proxy_protocol.PROXY_PROTOCOL, ALLOW, RESUMPTION, UNSAFE_FORWARD),
-    {RULE_TOKEN.name: "a rule, below allow"},
+    {RULE_TOKEN.name: "a rule, below allow", "uids": "an outbound entry: an inbound one names its callers"},
 )
 
 
@@ -157,8 +157,9 @@ def read_inbound(spot: Spot) -> Inbound:
         spot.ledger.listens.append(("inbound", listen, values.spots["listen"]))
     if forward:
         spot.ledger.forwards.append((forward.address, values.spots["forward"]))
-        if not forward.address.loopback and values.get(UNSAFE_FORWARD) is False:
-            values.refuse(FORWARD, _off_loopback(forward))
+        address = forward.address
+        if isinstance(address, TcpAddress) and not address.loopback and values.get(UNSAFE_FORWARD) is False:
+            values.refuse(FORWARD, _off_loopback(address, forward.protocol))
         if forward.protocol is Protocol.TCP:
             _refuse_request_rules(values)
         proxy_protocol.check(values, forward)
@@ -191,12 +192,12 @@ def _refuse_request_rules(values: Values) -> None:
                 )
 
 
-def _off_loopback(forward: Forward) -> Refused:
-    carried = "requests" if forward.protocol is Protocol.HTTP else "bytes"
+def _off_loopback(address: TcpAddress, protocol: Protocol) -> Refused:
+    carried = "requests" if protocol is Protocol.HTTP else "bytes"
     return Refused(
         ConfigCode.PLAINTEXT_FORWARD,
-        f"{forward.address.host} is not a loopback address: {carried} would cross the network in clear",
-        hint="use 127.0.0.1, or accept it with unsafe_plaintext_forward: true",
+        f"{address.host} is not a loopback address: {carried} would cross the network in clear",
+        hint="use 127.0.0.1 or a UNIX socket, or accept it with unsafe_plaintext_forward: true",
     )
 
 
@@ -206,9 +207,9 @@ def _off_loopback(forward: Forward) -> Refused:
 OUTBOUND_NAME: Final = Key("name", kinds.NAME, REQUIRED, "What logs and metrics call the entry. Unique among these.")
 OUTBOUND_LISTEN: Final = Key(
     "listen",
-    addresses.OUTBOUND_LISTEN,
+    addresses.LISTEN,
     REQUIRED,
-    "Where the agent connects, in plaintext: a loopback address; `localhost` means 127.0.0.1.",
+    "Where the agent connects, in plaintext: a loopback address (`localhost` means 127.0.0.1) or a UNIX socket.",
 )
 HOSTS: Final = Key(
     "hosts",
@@ -221,7 +222,8 @@ CONNECT: Final = Key(
     "connect",
     addresses.CONNECT,
     REQUIRED,
-    "Where the peer's sidecar listens, or the service: DNS name or IP address, and port.",
+    "Where the peer's sidecar listens, or the service: DNS name or IP address, and port; or the UNIX socket of what leads "
+    "to the peer.",
 )
 PEER: Final[Key[IdPattern | None]] = Key(
     "peer",
@@ -269,17 +271,12 @@ ORIGINS: Final = Key(
     (),
     "Web origins whose pages may send requests here. A request of any other page is 403. Not for `protocol: tcp`.",
 )
-UNSAFE_LISTEN: Final = Key(
-    "unsafe_plaintext_listen",
-    kinds.FLAG,
-    False,
-    "Lets `listen` leave loopback: whoever reaches it speaks with our identity.",
-)
 OUTBOUND: Final = Table(
     "outbound",
     (
         OUTBOUND_NAME,
         OUTBOUND_LISTEN,
+        outbound_listen.UIDS,
         HOSTS,
         CONNECT,
         outbound_public.TLS,
@@ -296,7 +293,7 @@ OUTBOUND: Final = Table(
         outbound_token.TOKEN_HEADER,
         outbound_public.PASSTHROUGH,
         outbound_public.UNSAFE_ADDRESSES,
-        UNSAFE_LISTEN,
+        outbound_listen.UNSAFE_LISTEN,
     ),
     rules=outbound_public.RULES,
 )
@@ -312,13 +309,8 @@ def read_outbound(spot: Spot) -> Outbound:
         spot.ledger.patterns.append((peer, values.spots["peer"]))
     if listen:
         spot.ledger.listens.append(("outbound", listen, values.spots["listen"]))
-        if not listen.loopback and values.get(UNSAFE_LISTEN) is False:
-            refused = Refused(
-                ConfigCode.PLAINTEXT_LISTEN,
-                f"{listen.host} is not a loopback address: whoever reaches it would speak with our identity",
-                hint="use 127.0.0.1, or accept it with unsafe_plaintext_listen: true",
-            )
-            values.refuse(OUTBOUND_LISTEN, refused)
+        if isinstance(listen, TcpAddress) and not listen.loopback:
+            outbound_listen.check_far(values, listen, OUTBOUND_LISTEN)
     if values.get(outbound_public.TLS) is Tls.MUTUAL:
         _require_peer(spot, values)
         if values.get(PROTOCOL) is Protocol.TCP:
@@ -342,9 +334,9 @@ def _require_peer(spot: Spot, values: Values) -> None:
 def _outbound(values: Values) -> Outbound:
     connect, tls = values[CONNECT], values[outbound_public.TLS]
     token_header, token_scheme = values[outbound_token.TOKEN_HEADER]
-    server_name = values[SERVER_NAME] or (connect.host if connect.ip is None else None)
+    server_name = values[SERVER_NAME] or connect.name
     hosts, host = frozenset(values[HOSTS]), values[HOST]
-    if tls is Tls.PUBLIC:
+    if tls is Tls.PUBLIC and isinstance(connect, TcpAddress):  # nothing else is accepted
         own = outbound_public.authority(connect, server_name)
         hosts, host = hosts or frozenset((own,)), host or own
     return Outbound(
@@ -367,6 +359,7 @@ def _outbound(values: Values) -> Outbound:
         unsafe_private_addresses=values[outbound_public.UNSAFE_ADDRESSES],
         methods=frozenset(values[OUTBOUND_METHODS]),
         paths=values[OUTBOUND_PATHS],
+        uids=frozenset(values[outbound_listen.UIDS]),
     )
 
 

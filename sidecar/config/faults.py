@@ -100,6 +100,7 @@ class ConfigCode(StrEnum):
     FORWARD_TO_SELF = "forward_to_self"
     PLAINTEXT_FORWARD = "plaintext_forward"
     PLAINTEXT_LISTEN = "plaintext_listen"
+    UIDS_UNKNOWN = "uids_unknown"
     PLAINTEXT_ISSUER = "plaintext_issuer"
     PRIVATE_ADDRESS = "private_address"
     BOUND_TOKEN = "bound_token"  # noqa: S105 - a code

@@ -210,3 +210,5 @@ METHOD: Final = text(_method, "method", forms.matching(_TOKEN))
 VERSION: Final = text(_version, "1", {"enum": [1, "1"]})
 PATH: Final = Kind(_path, "path", forms.TEXT)
 FLAG: Final = flag()
+#: POSIX has no number for "nobody in particular"; Linux keeps 2^32 - 1 for that.
+UID: Final = number(0, 2**32 - 2)

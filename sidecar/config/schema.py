@@ -110,8 +110,8 @@ class Ledger:
 
     names: list[tuple[str, str, Spot]] = field(default_factory=list)  # (direction, name, place)
     rule_names: list[tuple[str, Spot]] = field(default_factory=list)
-    listens: list[tuple[str, Any, Spot]] = field(default_factory=list)  # (direction, TcpAddress, place)
-    forwards: list[tuple[Any, Spot]] = field(default_factory=list)  # (TcpAddress, place)
+    listens: list[tuple[str, Any, Spot]] = field(default_factory=list)  # (direction, Address, place)
+    forwards: list[tuple[Any, Spot]] = field(default_factory=list)  # (Address, place)
     patterns: list[tuple[Any, Spot]] = field(default_factory=list)  # (IdPattern, place)
     source_names: list[tuple[str, Spot]] = field(default_factory=list)
     issuer_names: list[tuple[str, Spot]] = field(default_factory=list)

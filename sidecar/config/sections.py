@@ -108,7 +108,7 @@ def _identity(spot: Spot) -> Identity:
 
 UIDS: Final = Key(
     "uids",
-    listing(kinds.number(0, 2**32 - 2)),
+    listing(kinds.UID),
     (),
     "Users that the socket serves beside our own and root.",
 )
@@ -130,9 +130,10 @@ def _admin(spot: Spot) -> tuple[UnixAddress | None, frozenset[int]]:
 
 HEALTH_LISTEN: Final = Key(
     "listen",
-    addresses.HEALTH_LISTEN,
+    addresses.LISTEN,
     REQUIRED,
-    "Answers `GET` of `/live`, `/ready` and `/metrics`, nothing else. Any address.",
+    "Answers `GET` of `/live`, `/ready` and `/metrics`, nothing else, to whoever asks. Any address, or `unix:PATH`, mode "
+    "0666.",
 )
 HEALTH: Final = Table("health", (HEALTH_LISTEN,))
 

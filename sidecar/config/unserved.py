@@ -12,17 +12,9 @@ from sidecar.config.faults import ConfigCode, Refused
 
 #: ``section.key`` for a key, ``section.key value`` for a value -> what to call it.
 NOT_SERVED: Final = {
-    "inbound.listen unix": "a UNIX socket to listen on for requests (unix:)",
-    "inbound.forward tcp+unix": "forwarding of raw TCP to a UNIX socket (tcp+unix:)",
-    "inbound.forward http+unix": "forwarding to a UNIX socket (http+unix:)",
     "inbound.forward https": "forwarding over TLS (https://)",
     "inbound.protocol": "a protocol of inbound entries other than that of forward (protocol)",
-    "inbound.uids": "a choice of uids for a data listener (uids)",
-    "outbound.listen unix": "a UNIX socket to listen on for requests (unix:)",
     "outbound.listen shared": "a second outbound entry on one listen address",
-    "outbound.connect unix": "a UNIX socket to connect to (unix:)",
-    "outbound.uids": "a choice of uids for a data listener (uids)",
-    "health.listen unix": "a health listener on a UNIX socket (unix:)",
 }
 
 

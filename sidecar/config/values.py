@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 from sidecar.limits import Limits
 
@@ -46,6 +46,11 @@ class TcpAddress:
             return None
 
     @property
+    def name(self) -> str | None:
+        """The host where it is a DNS name."""
+        return self.host if self.ip is None else None
+
+    @property
     def loopback(self) -> bool:
         """Whether bytes sent there stay on this machine: a loopback address, or ``localhost`` (RFC 6761 6.3)."""
         ip = self.ip
@@ -56,11 +61,17 @@ class TcpAddress:
 class UnixAddress:
     """The absolute path of a UNIX socket."""
 
+    #: It has no DNS name.
+    name: ClassVar[None] = None
+
     path: str
 
     def __str__(self) -> str:
         """Returns ``unix:PATH``."""
         return f"unix:{self.path}"
+
+
+Address: TypeAlias = TcpAddress | UnixAddress
 
 
 class Protocol(StrEnum):
@@ -81,12 +92,12 @@ class Tls(StrEnum):
 class Forward:
     """Where what an inbound entry permits goes, in plaintext."""
 
-    address: TcpAddress
+    address: Address
     protocol: Protocol = Protocol.HTTP
 
     def __str__(self) -> str:
         """Returns the URL as the file writes it."""
-        return f"{self.protocol}://{self.address}"
+        return f"{self.protocol}{'+' if isinstance(self.address, UnixAddress) else '://'}{self.address}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +162,7 @@ class Outbound:
     ``peer`` is None for an ordinary HTTPS service alone; ``passthrough`` and ``unsafe_private_addresses`` are about those.
     ``methods`` and ``paths`` are what requests may ask for, empty for anything.
 
+    ``uids`` are the users beside our own whose processes may use ``listen``.
     ``hosts`` and ``origins`` are as `sidecar.policy.routes` parses them. ``server_name`` is the SNI to send: the DNS
     name in ``connect`` unless the file says otherwise, None for an IP address. ``host`` is the outgoing ``Host``, None
     for "as received". No pins means that chain and name decide. ``token`` is the name of the source whose tokens
@@ -158,8 +170,8 @@ class Outbound:
     """
 
     name: str
-    listen: TcpAddress
-    connect: TcpAddress
+    listen: Address
+    connect: Address
     peer: IdPattern | None
     pins: frozenset[Pin] = frozenset()
     hosts: frozenset[bytes] = frozenset()
@@ -176,6 +188,14 @@ class Outbound:
     unsafe_private_addresses: bool = False
     methods: frozenset[bytes] = frozenset()
     paths: tuple[PathPattern, ...] = ()
+    uids: frozenset[int] = frozenset()
+
+    @property
+    def service(self) -> TcpAddress:
+        """Where an ordinary HTTPS service is; ValueError for the UNIX socket of a peer."""
+        if isinstance(self.connect, UnixAddress):
+            raise ValueError("an ordinary HTTPS service has no UNIX socket")  # noqa: TRY004 - as named_peer
+        return self.connect
 
     @property
     def named_peer(self) -> IdPattern:
@@ -197,7 +217,7 @@ class Admin:
 class Health:
     """The listener for probes and metrics."""
 
-    listen: TcpAddress
+    listen: Address
 
 
 class LogFull(StrEnum):

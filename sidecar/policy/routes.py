@@ -154,6 +154,10 @@ class RouteTable:
         return page.site is not None and page.site not in HARMLESS_SITES
 
 
+#: The values of ``Host`` that mean a listener on a UNIX socket, which has no name of its own: what curl and others write.
+SOCKET_HOSTS = frozenset((b"localhost",))
+
+
 def listen_hosts(address: str, port: int) -> frozenset[bytes]:
     """The values of ``Host`` that mean a listener: its address and ``localhost``, each with the port.
 

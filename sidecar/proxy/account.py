@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sidecar.proxy.failure import ProxyCode
     from sidecar.proxy.hub import Hub
     from sidecar.proxy.service import Service
+    from sidecar.sockets import Peer
     from sidecar.tokens.outcome import Refused
     from sidecar.tokens.requirement import Verified
 
@@ -131,9 +132,9 @@ def rejected(hub: Hub, service: Service, connection: Downstream, status: int, co
     service.counters.requests("deny", status).inc()
 
 
-def refused(hub: Hub, service: Entry, remote: str, error: SidecarError) -> None:
-    """Writes the line of a connection whose peer was not proven."""
-    _refusal(hub, service, remote, str(error.code))
+def refused(hub: Hub, service: Entry, remote: str, error: SidecarError, client: Peer | None) -> None:
+    """Writes the line of a connection whose peer was not proven, or is a process that is not served."""
+    _refusal(hub, service, remote, str(error.code), client)
 
 
 def limited(hub: Hub, service: Entry, remote: str, code: ProxyCode) -> None:
@@ -141,11 +142,13 @@ def limited(hub: Hub, service: Entry, remote: str, code: ProxyCode) -> None:
     _refusal(hub, service, remote, str(code))
 
 
-def _refusal(hub: Hub, service: Entry, remote: str, code: str) -> None:
+def _refusal(hub: Hub, service: Entry, remote: str, code: str, client: Peer | None = None) -> None:
     context = Context.of(
         direction=service.direction,
         listener=service.name,
         src_addr=remote or None,
+        src_uid=None if client is None else client.uid,
+        src_pid=None if client is None else client.pid,
         dst_identity=service.own.name if service.direction == "inbound" else None,
         key_protection=service.own.protection,
     )

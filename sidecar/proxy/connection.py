@@ -36,6 +36,10 @@ class Entry(Protocol):
     own: Self
     policy_version: str
 
+    @property
+    def uids(self) -> frozenset[int] | None:
+        """Whose processes on this machine are served; None where a connection proves itself otherwise."""
+
     def stream(self, user: Any) -> Stream:
         """Makes the stream of a new connection; ``user`` is of the kind that the entry is."""
 

@@ -33,11 +33,14 @@ def caller_context(entry: Entry, own: Self, connection: Connection, upstream: st
 
 def agent_context(entry: Entry, own: Self, connection: Connection) -> Context:
     """Says which connection of the agent an outbound one is, and that we speak for it."""
+    client = connection.stream.client
     return Context.of(
         direction=entry.direction,
         listener=entry.name,
         src_identity=own.name,
         src_addr=connection.stream.remote or None,
+        src_uid=None if client is None else client.uid,
+        src_pid=None if client is None else client.pid,
         src_pin=own.pin,
         key_protection=own.protection,
     )

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import errno
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from sidecar.errors import LocalError, PeerError, UpstreamError
+
+if TYPE_CHECKING:
+    from sidecar.sockets import Peer
 
 
 class ProxyCode(StrEnum):
@@ -42,6 +46,8 @@ class ProxyCode(StrEnum):
     CLIENT_STALLED = "limit_stall_timeout"
     HEAD_TIMEOUT = "limit_head_timeout"
     HANDSHAKE_TIMEOUT = "limit_handshake_timeout"
+    UID_NOT_ALLOWED = "uid_not_allowed"
+    UID_UNKNOWN = "uid_unknown"
     # Tokens.
     TOKEN_UNAVAILABLE = "token_unavailable"  # noqa: S105 - a code
     # Ourselves.
@@ -96,6 +102,15 @@ class DialError(UpstreamError):
         self.cause: StrEnum = code if cause is None else cause
 
 
+class StrangerError(PeerError):
+    """A process on this machine that the listener does not serve; ``client`` is None where nobody knows whose it is."""
+
+    def __init__(self, code: ProxyCode, client: Peer | None) -> None:
+        super().__init__(code, "the listener does not serve this user")
+        self.code: ProxyCode = code
+        self.client = client
+
+
 class HandshakeTimeoutError(PeerError):
     """The peer did not finish its handshake within ``handshake_timeout``."""
 
@@ -144,6 +159,9 @@ class BindCode(StrEnum):
     IN_USE = "address_in_use"
     NOT_OURS = "address_not_available"
     FORBIDDEN = "address_forbidden"
+    LOCKED = "address_locked"
+    NOT_A_SOCKET = "address_no_socket"
+    UIDS_UNKNOWN = "address_uids_unknown"
     FAILED = "address_failed"
 
     @classmethod
@@ -162,6 +180,9 @@ _BIND_HINTS = {
     BindCode.IN_USE: "another process listens there: stop it, or name another port",
     BindCode.NOT_OURS: "this machine has no such address: name one of its own, or 127.0.0.1",
     BindCode.FORBIDDEN: "ports below 1024 need the capability CAP_NET_BIND_SERVICE: name a higher port",
+    BindCode.LOCKED: "end the process that has locked the folder, or name another one",
+    BindCode.NOT_A_SOCKET: "move the file away, or name another path",
+    BindCode.UIDS_UNKNOWN: "let the agent connect to a UNIX socket: listen: unix:PATH",
     BindCode.FAILED: "look at the address in the configuration",
 }
 

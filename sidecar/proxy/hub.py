@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from sidecar.identity.peer import Role
+from sidecar.proxy.clients import Clients
 from sidecar.proxy.ids import Ids
 from sidecar.proxy.stream import NEVER
 from sidecar.threads import Workers
@@ -73,6 +74,8 @@ class Hub:
     _issuers: dict[tuple[str, str], Workers] = field(default_factory=dict)
     #: Open downstream connections by direction.
     open: Counter[str] = field(default_factory=Counter)
+    #: Says which process a client on this machine is.
+    clients: Clients = field(default_factory=Clients)
     draining: bool = False
     _timer: asyncio.TimerHandle | None = None
     #: The wall clock less the monotonic one, when it was last acted on.
@@ -112,6 +115,7 @@ class Hub:
 
     def stop(self) -> None:
         """Stops looking."""
+        self.clients.close()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

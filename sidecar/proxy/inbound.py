@@ -53,6 +53,7 @@ class InboundService:
     direction: ClassVar[str] = "inbound"
     closed_by_drain: ClassVar[bool] = True
     secure: ClassVar[bool] = True
+    uids = None
 
     def __init__(
         self,

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from sidecar.proxy import account
 from sidecar.proxy.accept import Acceptor
+from sidecar.proxy.binding import Binding
 from sidecar.proxy.connection import Connection, Entry, Kind
 from sidecar.proxy.downstream import Downstream
-from sidecar.proxy.failure import BindCode, BindError, ProxyCode
+from sidecar.proxy.failure import BindCode, BindError, ProxyCode, StrangerError
 from sidecar.proxy.stream import format_address
 from sidecar.proxy.tunnel import Tunnel
 
@@ -70,11 +71,13 @@ def listen(sock: socket.socket) -> None:
 class Listener(Generic[S]):
     """One bound address. A reload replaces ``service``, perhaps by one of another kind; the socket stays."""
 
-    def __init__(self, hub: Hub, service: S, sock: socket.socket) -> None:
+    def __init__(self, hub: Hub, service: S, bound: Binding | socket.socket) -> None:
+        """Takes a bound socket, which is its own from now on."""
         self.hub = hub
         self.service = service
-        self.address = format_address(sock.getsockname())
-        self._sock = sock
+        self._bound = bound if isinstance(bound, Binding) else Binding(bound)
+        self._sock = self._bound.sock
+        self.address = format_address(self._sock.getsockname())
         self._acceptor: Acceptor | None = None
         #: No longer accepts: the configuration has no such entry any more, or the process is ending.
         self.stopped = False
@@ -83,14 +86,16 @@ class Listener(Generic[S]):
         """Begins to accept.
 
         Raises:
-            BindError: another process listens on the address all the same.
+            BindError: another process listens on the address all the same, or the kernel would not tell whose clients come.
 
         """
         hub = self.hub
         try:
+            self._bound.allow(self.service.uids or ())
             self._sock.listen(BACKLOG)
+            self._try_out()
         except OSError as error:
-            self._sock.close()
+            self._bound.close()
             code = BindCode.of(error)
             raise BindError(code, f"cannot listen on {self.address}: {error.strerror}", hint=code.hint) from error
         failed = hub.metrics.accept_errors_total
@@ -104,13 +109,35 @@ class Listener(Generic[S]):
         )
         self._acceptor.start()
 
+    def _try_out(self) -> None:
+        """Raises BindError where the service has to know whose its clients are, and the kernel would not tell."""
+        if self.service.uids is None:
+            return
+        try:
+            self.hub.clients.try_out(self._sock)
+        except OSError as error:
+            self._bound.close()
+            code = BindCode.UIDS_UNKNOWN
+            text = f"the kernel does not say whose the clients of {self.address} are: {error.strerror or error}"
+            raise BindError(code, text, hint=code.hint) from error
+
     def stop(self) -> None:
         """Stops accepting; open connections go on."""
         self.stopped = True
+        self._bound.remove()
         if self._acceptor is not None:
             self._acceptor.close()
         else:
-            self._sock.close()
+            self._bound.close()
+
+    def replace(self, service: S) -> None:
+        """Serves by another configuration from now on; connections that are open are reviewed by whoever calls."""
+        self.service = service
+        try:
+            self._bound.allow(service.uids or ())
+        except OSError as error:
+            # Whoever may connect now, `admit` looks at who it is.
+            self.hub.messages.error("a socket keeps its mode", address=self.address, error=error.strerror)
 
     # -- what connections call ----------------------------------------------------------------------------------------
 
@@ -133,14 +160,22 @@ class Listener(Generic[S]):
         elif code is not None:
             self.limited(connection.stream.remote, code)
             connection.stream.abort()
+        elif not self.serves(connection):  # a reload came after it was accepted
+            self.refused(connection, StrangerError(ProxyCode.UID_NOT_ALLOWED, connection.stream.client))
+            connection.stream.abort()
+
+    def serves(self, connection: Connection) -> bool:
+        """Whether whoever is at the other end of an open connection is somebody that the service serves by now."""
+        client, uids = connection.stream.client, self.service.uids
+        return client is None or uids is None or client.uid in uids
 
     def opened(self, connection: Connection) -> None:
         """A connection is ready; its peer is proven where the service asks for one."""
         connection.peer = connection.stream.peer
 
     def refused(self, connection: Connection, error: SidecarError) -> None:
-        """A handshake failed."""
-        account.refused(self.hub, self.service, connection.stream.remote, error)
+        """A handshake failed, or a reload came between accepting and this."""
+        account.refused(self.hub, self.service, connection.stream.remote, error, connection.stream.client)
 
     def rejected(self, connection: Downstream, status: int, code: str) -> None:
         """Bytes that are no acceptable request were answered and the connection closes."""
@@ -159,13 +194,22 @@ class Listener(Generic[S]):
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
-    def _take(self, _: socket.socket, address: object) -> asyncio.Protocol | None:
-        """Makes what serves a connection; None for one too many, which costs no more than this."""
+    def _take(self, sock: socket.socket, address: object) -> asyncio.Protocol | None:
+        """Makes what serves a connection; None for one too many, or of a stranger, which costs no more than this."""
         code = self._excess(one_more=1)
         if code is not None:
             self.limited(format_address(address), code)
             return None
-        return self._accept()
+        uids = self.service.uids
+        try:
+            # Before anything is made for it, and a byte of it read.
+            client = None if uids is None else self.hub.clients.admit(sock, uids)
+        except StrangerError as error:
+            account.refused(self.hub, self.service, format_address(address), error, error.client)
+            return None
+        stream = self._accept()
+        stream.client = client
+        return stream
 
     def _accept(self) -> Stream:
         return _KINDS[self.service.kind](self).stream

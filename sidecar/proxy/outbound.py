@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from sidecar.http.fields import fold
 from sidecar.policy.decision import Permit
+from sidecar.proxy.clients import own_and
 from sidecar.proxy.connection import Kind
 from sidecar.proxy.context import agent_context
 from sidecar.proxy.counters import Counters
@@ -110,7 +111,17 @@ class OutboundService:
     closed_by_drain: ClassVar[bool] = False
     secure: ClassVar[bool] = False
 
-    def __init__(self, hub: Hub, name: str, own: Self, routes: RouteTable, lanes: Lanes, host: bytes | None) -> None:
+    def __init__(
+        self,
+        hub: Hub,
+        name: str,
+        own: Self,
+        routes: RouteTable,
+        lanes: Lanes,
+        host: bytes | None,
+        uids: frozenset[int] | None = None,
+    ) -> None:
+        """``uids`` are the users whose processes are served: our own unless it says otherwise."""
         self.hub = hub
         self.name = name
         self.own = own
@@ -121,6 +132,7 @@ class OutboundService:
         self.pool: Pool = lanes.present.pool
         self.counters = Counters(hub.metrics, self.direction, name)
         self.host = host
+        self.uids = own_and(()) if uids is None else uids
         lease = lanes.present.lease
         # The agent's own value of the field that we set is removed in any case: also where no token could be had.
         self.strip = frozenset() if lease is None else frozenset((fold(lease.field.name.lower()),))

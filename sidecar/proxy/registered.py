@@ -69,6 +69,8 @@ class Registered(ABC):
             return ProxyCode.ENTRY_REMOVED
         if listener.service.kind is not self.kind:
             return ProxyCode.ENTRY_CHANGED
+        if not listener.serves(self):
+            return ProxyCode.UID_NOT_ALLOWED
         if not distrusted or not listener.service.secure:
             return None
         # Who is still in a handshake is being proven by the old bundles: it has to begin again.

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 from sidecar.proxy.failure import ProxyCode
 
 if TYPE_CHECKING:
+    from sidecar import sockets
     from sidecar.errors import SidecarError
     from sidecar.identity.peer import Peer
     from sidecar.proxy.hub import Hub
@@ -116,6 +117,8 @@ class Stream(asyncio.Protocol):
         self.finished = False
         #: Who the other end proved to be; None in plaintext.
         self.peer: Peer | None = None
+        #: The process at the other end, where the listener looks who that is and the kernel says.
+        self.client: sockets.Peer | None = None
         #: The peer's address as ``host:port`` (IPv6 in brackets); empty before there is a connection.
         self.remote = ""
         self._transport: asyncio.Transport | None = None

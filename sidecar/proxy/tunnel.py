@@ -275,6 +275,8 @@ class Tunnel:
             self.give_up(ProxyCode.ENTRY_REMOVED)
         elif listener.service.kind is not Kind.TCP:
             self.give_up(ProxyCode.ENTRY_CHANGED)
+        elif not listener.serves(self):
+            self.give_up(ProxyCode.UID_NOT_ALLOWED)
         elif self.verdict is None:
             if distrusted and self.service.secure:
                 self.give_up(ProxyCode.TRUST_CHANGED)  # it is being proven by the old bundles

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from sidecar.errors import SidecarError
 from sidecar.policy.decision import Denial, Permit
+from sidecar.proxy.clients import own_and
 from sidecar.proxy.connection import Entry, Kind
 from sidecar.proxy.context import agent_context, caller_context
 from sidecar.proxy.failure import ProxyCode
@@ -75,6 +76,7 @@ class InboundTunnels:
     direction: ClassVar[str] = "inbound"
     closed_by_drain: ClassVar[bool] = True
     secure: ClassVar[bool] = True
+    uids = None
 
     def __init__(self, hub: Hub, name: str, own: Self, tls: TlsContext, table: Table, way: Way) -> None:
         self.hub = hub
@@ -130,7 +132,17 @@ class OutboundTunnels:
     closed_by_drain: ClassVar[bool] = False
     secure: ClassVar[bool] = False
 
-    def __init__(self, hub: Hub, name: str, own: Self, route: ConnectionRoute, way: Way, wanted: Wanted) -> None:
+    def __init__(
+        self,
+        hub: Hub,
+        name: str,
+        own: Self,
+        route: ConnectionRoute,
+        way: Way,
+        wanted: Wanted,
+        uids: frozenset[int] | None = None,
+    ) -> None:
+        """``uids`` are the users whose processes are served: our own unless it says otherwise."""
         self.hub = hub
         self.name = name
         self.own = own
@@ -138,6 +150,7 @@ class OutboundTunnels:
         self.policy_version = route.version
         self.way = way
         self.wanted = wanted
+        self.uids = own_and(()) if uids is None else uids
         self.counters = TunnelCounters(hub.metrics, self.direction, name)
         self._unreached = Context.of(dst_addr=way.destination.text)
 

@@ -54,6 +54,8 @@ CONTEXT_FIELDS: dict[str, str] = {
     "listener": "listener",
     "src_identity": "src.identity",
     "src_addr": "src.addr",
+    "src_uid": "src.uid",
+    "src_pid": "src.pid",
     "src_pin": "src.pin",
     "dst_identity": "dst.identity",
     "dst_addr": "dst.addr",
@@ -61,6 +63,10 @@ CONTEXT_FIELDS: dict[str, str] = {
     "cert_serial": "cert.serial",
     "key_protection": "key.protection",
 }
+
+
+#: Those that are numbers.
+_NUMBERS = frozenset(("src.uid", "src.pid"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +83,8 @@ class Context:
         listener: str | None = None,
         src_identity: str | None = None,
         src_addr: str | None = None,
+        src_uid: int | None = None,
+        src_pid: int | None = None,
         src_pin: str | None = None,
         dst_identity: str | None = None,
         dst_addr: str | None = None,
@@ -88,7 +96,7 @@ class Context:
         given = locals()
         return cls(
             "".join(
-                f',"{name}":{quoted(given[attribute])}'
+                f',"{name}":{given[attribute] if name in _NUMBERS else quoted(given[attribute])}'
                 for attribute, name in CONTEXT_FIELDS.items()
                 if given[attribute] is not None
             )

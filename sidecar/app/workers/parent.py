@@ -10,8 +10,8 @@ import ssl
 from typing import TYPE_CHECKING, Final
 
 from sidecar import __version__
-from sidecar.admin.server import AdminServer, HealthServer
-from sidecar.app.build import places
+from sidecar.admin.server import AdminServer
+from sidecar.app.listening import allow, bind_at, health_at, places
 from sidecar.app.watch import watch
 from sidecar.app.workers.child import Child
 from sidecar.app.workers.console import Console
@@ -25,7 +25,6 @@ from sidecar.app.workers.wire import Ask, WorkerCode
 from sidecar.config.effective import policy_version
 from sidecar.config.values import LogFull
 from sidecar.errors import SidecarError
-from sidecar.proxy.listener import bind
 from sidecar.tasks import describe, exception_handler, spawn
 from sidecar.telemetry.access_log import AccessLog
 from sidecar.telemetry.messages import Messages
@@ -36,13 +35,14 @@ from sidecar.telemetry.turns import Turns
 
 if TYPE_CHECKING:
     import asyncio
-    import socket
 
-    from sidecar.app.build import Place
+    from sidecar.app.listening import Console as AnyConsole
+    from sidecar.app.listening import Place
     from sidecar.app.workers.channel import Content
     from sidecar.clock import Clock
     from sidecar.config.load import Loaded
     from sidecar.config.values import Config
+    from sidecar.proxy.binding import Binding
 
 #: From a worker's start to its serving, in seconds: on a busy machine, with 10,000 rules to check and a key to open.
 START_SECONDS: Final = 60.0
@@ -59,7 +59,7 @@ class Parent:
         self.messages = Messages(clock.wall)
         loop.set_exception_handler(exception_handler(self.messages, self.metrics))
         #: Every bound listener; each worker has them too.
-        self.sockets: dict[Place, socket.socket] = {}
+        self.sockets: dict[Place, Binding] = {}
         self.fleet = Fleet(loaded.config.workers, self)
         self.reloader = FleetReloader(self)
         self.turns = Turns.make()
@@ -82,15 +82,12 @@ class Parent:
         later, messages = self.loop.call_later, self.messages
         return AccessLog(sink, later=later, messages=messages, deny_when_full=deny, turns=self.turns)
 
-    def _make_consoles(self) -> list[AdminServer | HealthServer]:
+    def _make_consoles(self) -> list[AnyConsole]:
         config, console = self.loaded.config, Console(self)
         admin, uids = config.admin.listen.path, config.admin.uids
-        found: list[AdminServer | HealthServer] = [
-            AdminServer(admin, uids, console, messages=self.messages, clock=self.clock)
-        ]
+        found: list[AnyConsole] = [AdminServer(admin, uids, console, messages=self.messages, clock=self.clock)]
         if (health := config.health) is not None:
-            where = health.listen
-            found.append(HealthServer(where.host, where.port, console, messages=self.messages, clock=self.clock))
+            found.append(health_at(health.listen, console, messages=self.messages, clock=self.clock))
         return found
 
     # -- start ----------------------------------------------------------------------------------------------------------
@@ -99,7 +96,8 @@ class Parent:
         """Binds everything, then starts the workers. Raises SidecarError; nothing is open then, and no worker runs."""
         try:
             for place in places(self.loaded.config):
-                self.sockets[place] = bind(place[1], place[2])
+                self.sockets[place] = bind_at(place)
+            allow(self.sockets, self.loaded.config, self.messages)
             for console in self._consoles:
                 await console.start()
             await self.fleet.start()
@@ -154,13 +152,14 @@ class Parent:
     async def _files_changed(self) -> None:
         await self.reload("a changed file")
 
-    def put_into_force(self, loaded: Loaded, packed: Content, bound: dict[Place, socket.socket]) -> None:
+    def put_into_force(self, loaded: Loaded, packed: Content, bound: dict[Place, Binding]) -> None:
         """From now on this is what a worker is started with."""
         self.loaded, self._packed = loaded, packed
         kept = places(loaded.config)
         for place in self.sockets.keys() - kept:
             self.sockets.pop(place).close()
         self.sockets |= bound
+        allow(self.sockets, loaded.config, self.messages)
         self.show()
 
     # -- what the fleet asks and tells ----------------------------------------------------------------------------------
@@ -172,7 +171,7 @@ class Parent:
         child = Child(f"worker {number}", process)
         try:
             child.hand_turns(self.turns)
-            child.hand({place_name(place): sock.fileno() for place, sock in self.sockets.items()})
+            child.hand({place_name(place): bound.sock.fileno() for place, bound in self.sockets.items()})
             await child.ask(Ask.START, self._packed, seconds=START_SECONDS)
         except BaseException:
             child.end("could not be started")
@@ -240,8 +239,8 @@ class Parent:
 
     async def _let_go(self, seconds: float = 0.0) -> None:
         await self.fleet.end(seconds)
-        for sock in self.sockets.values():
-            sock.close()
+        for bound in self.sockets.values():
+            bound.close()
         for console in self._consoles:
             await console.close()
 

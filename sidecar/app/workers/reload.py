@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
-from sidecar.app.build import places
+from sidecar.app.listening import bind_at, places
 from sidecar.app.reload import refuse_fixed
 from sidecar.app.watch import Settled
 from sidecar.app.workers.handed import pack
@@ -15,17 +15,16 @@ from sidecar.config.effective import policy_version
 from sidecar.config.faults import InvalidConfiguration
 from sidecar.config.load import load
 from sidecar.errors import SidecarError
-from sidecar.proxy.listener import bind, listen
+from sidecar.proxy.listener import listen
 from sidecar.telemetry.record import Event
 
 if TYPE_CHECKING:
-    import socket
-
-    from sidecar.app.build import Place
+    from sidecar.app.listening import Place
     from sidecar.app.workers.channel import Content
     from sidecar.app.workers.parent import Parent
     from sidecar.config.files import Snapshot
     from sidecar.config.load import Loaded
+    from sidecar.proxy.binding import Binding
     from sidecar.telemetry.access_log import AccessLog
 
 #: What a worker may take to make a configuration ready, and to put it into force, in seconds: then it is killed.
@@ -88,17 +87,17 @@ class FleetReloader:
             if parent.draining:
                 return False
             log = self._new_log(loaded)
-            bound: dict[Place, socket.socket] = {}
+            bound: dict[Place, Binding] = {}
             try:
                 for place in places(loaded.config) - parent.sockets.keys():
-                    bound[place] = bind(place[1], place[2])
+                    bound[place] = bind_at(place)
                 await self._prepare(packed, bound)
-                for sock in bound.values():
-                    listen(sock)
+                for binding in bound.values():
+                    listen(binding.sock)
             except BaseException:
                 await self._abandon()
-                for sock in bound.values():
-                    sock.close()
+                for binding in bound.values():
+                    binding.close()
                 if log is not None:
                     log.close()
                 raise
@@ -110,11 +109,11 @@ class FleetReloader:
 
     # -- the two steps --------------------------------------------------------------------------------------------------
 
-    async def _prepare(self, packed: Content, bound: dict[Place, socket.socket]) -> None:
+    async def _prepare(self, packed: Content, bound: dict[Place, Binding]) -> None:
         """Has every worker make it ready. Raises what the first one that cannot says."""
         children = self._parent.fleet.children
         for child in children:
-            child.hand({place_name(place): sock.fileno() for place, sock in bound.items()})
+            child.hand({place_name(place): binding.sock.fileno() for place, binding in bound.items()})
         asking = (child.ask(Ask.PREPARE, packed, seconds=PREPARE_SECONDS) for child in children)
         for found in await asyncio.gather(*asking, return_exceptions=True):
             if isinstance(found, BaseException):

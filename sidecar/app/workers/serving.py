@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sidecar.app.server import Server
+from sidecar.proxy.binding import Binding
 
 if TYPE_CHECKING:
     import asyncio
     import socket
 
-    from sidecar.admin.server import AdminServer, HealthServer
-    from sidecar.app.build import Place
+    from sidecar.app.listening import Console, Place
     from sidecar.app.own_key import OwnKey
     from sidecar.clock import Clock
     from sidecar.config.load import Loaded
@@ -22,7 +21,8 @@ if TYPE_CHECKING:
 
 def place_name(place: Place) -> str:
     """The name of a place for another process: equal for equal places, and different for others."""
-    return json.dumps(place)
+    direction, address = place
+    return f"{direction} {address}"
 
 
 def share(loaded: Loaded) -> Loaded:
@@ -42,16 +42,16 @@ class WorkerServer(Server):
         self.handed: dict[str, socket.socket] = {}
         super().__init__(loaded, clock, loop, key)
 
-    def bind(self, place: Place) -> socket.socket:
+    def bind(self, place: Place) -> Binding:
         """Takes a socket that the parent bound. Raises KeyError where it did not: the two of us do not agree."""
-        return self.handed.pop(place_name(place))
+        return Binding(self.handed.pop(place_name(place)))
 
     def forget_handed(self) -> None:
         """Closes the sockets that nothing has taken."""
         while self.handed:
             self.handed.popitem()[1].close()
 
-    def _make_consoles(self, loaded: Loaded) -> list[AdminServer | HealthServer]:  # noqa: ARG002 - as in Server
+    def _make_consoles(self, loaded: Loaded) -> list[Console]:  # noqa: ARG002 - as in Server
         return []
 
     def _announce(self) -> None:

@@ -44,7 +44,7 @@ def refused(kind: Kind[Any], text: str) -> tuple[StrEnum, str]:
     ],
 )
 def test_addresses_to_listen_on(text: str, host: str, port: int) -> None:
-    for kind in (addresses.INBOUND_LISTEN, addresses.OUTBOUND_LISTEN, addresses.HEALTH_LISTEN):
+    for kind in (addresses.INBOUND_LISTEN, addresses.LISTEN):
         assert read(kind, text) == TcpAddress(host, port)
 
 

@@ -40,6 +40,7 @@ def test_everything_is_there_with_its_defaults(workspace: Workspace) -> None:
         {
             "name": "out",
             "listen": "127.0.0.1:14001",
+            "uids": [],
             "hosts": ["tools.internal"],
             "connect": "tools.example.org:8443",
             "tls": "mutual",

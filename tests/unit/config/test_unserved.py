@@ -17,17 +17,9 @@ admin:
 
 #: row of the table -> (a file that asks for it, the key that is named)
 CASES = {
-    "inbound.listen unix": (edit("127.0.0.1:8443", "unix:/run/x.sock"), "inbound[0].listen"),
-    "inbound.forward tcp+unix": (edit("http://127.0.0.1:8080", "tcp+unix:/run/x"), "inbound[0].forward"),
-    "inbound.forward http+unix": (edit("http://127.0.0.1:8080", "http+unix:/run/x"), "inbound[0].forward"),
     "inbound.forward https": (edit("http://127.0.0.1:8080", "https://127.0.0.1:1"), "inbound[0].forward"),
     "inbound.protocol": (edit("    forward:", "    protocol: tcp\n    forward:"), "inbound[0].protocol"),
-    "inbound.uids": (edit("    forward:", "    uids: [1]\n    forward:"), "inbound[0].uids"),
-    "outbound.listen unix": (edit("127.0.0.1:14001", "unix:/run/x.sock"), "outbound[0].listen"),
     "outbound.listen shared": (edit("admin:\n", SECOND), "outbound[1].listen"),
-    "outbound.connect unix": (edit("tools.example.org:8443", "unix:/run/x.sock"), "outbound[0].connect"),
-    "outbound.uids": (edit("    hosts:", "    uids: [1]\n    hosts:"), "outbound[0].uids"),
-    "health.listen unix": (edit("127.0.0.1:14021", "unix:/run/x.sock"), "health.listen"),
 }
 
 

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from sidecar import __version__
-from sidecar.app.build import places
+from sidecar.app.listening import places
 from sidecar.app.workers.handed import pack, unpack
 from sidecar.app.workers.serving import place_name, share
 from sidecar.clock import Clock

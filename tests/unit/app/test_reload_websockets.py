@@ -181,6 +181,12 @@ async def test_our_own_renewed_certificate_leaves_it_alone_until_the_old_one_end
         assert "certificate_expired" in {line["error"] for line in ended.values()}
 
 
+async def test_connections_to_a_peer_rest_on_our_own_certificate_too(tmp_path: Path) -> None:
+    async with standing(tmp_path) as (r, _):
+        pool: Any = r.pools()["outbound"]
+        assert pool.destination._not_after == r.server.generation.own.svid.not_after
+
+
 @pytest.mark.threat(11)
 async def test_threat_11_a_reload_while_the_upstream_thinks_counts_as_if_it_came_later(tmp_path: Path) -> None:
     go_on = asyncio.Event()

@@ -151,12 +151,12 @@ async def test_threat_38_a_plain_answer_ends_the_connection_and_what_is_behind_i
         smuggled.set()
         response = await agent.response()
         assert (response.body, response.field(b"connection"), response.field(b"upgrade")) == (b"no", b"close", None)
+        assert w.upstream_connections == 0, "none of them serves another request"
         agent.send(GET)
         assert await agent.rest() == b""
         assert not agent.reset
         await w.eventually(lambda: w.upstream.open == 0)
         assert (len(w.upstream.heads), w.upstream.bodies) == (1, [b""]), "not one byte more went on"
-        assert w.upstream_connections == 0
         await w.logged(2, event="request")
 
 

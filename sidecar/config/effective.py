@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 #: Hexadecimal digits of a policy version: enough to tell any two policies of one fleet apart at a glance.
 _DIGITS = 16
-_SIZES = ("_bytes", "_rate")
+_SIZES = ("_bytes", "min_rate")
 
 
 def effective(config: Config) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
 E = TypeVar("E", bound="StrEnum")
 
+#: How a limit is written that there is not.
+NONE: Final = "none"
+
 _DURATION: Final = re.compile(r"([0-9]{1,9})(ms|s|m|h)")
 _SECONDS: Final = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 _SIZE: Final = re.compile(r"([0-9]{1,12})(B|KiB|MiB|GiB)")
@@ -29,7 +33,9 @@ _METHODS: Final = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "
 
 
 def spell_duration(seconds: float) -> str:
-    """Returns a duration in the largest unit that fits: ``30s``, ``500ms``, ``1h``."""
+    """Returns a duration in the largest unit that fits: ``30s``, ``500ms``, ``1h``; an infinite one is ``none``."""
+    if math.isinf(seconds):
+        return NONE
     milliseconds = round(seconds * 1000)
     if milliseconds == 0:
         return "0s"
@@ -109,6 +115,16 @@ def number(low: int, high: int) -> Kind[int]:
         return value
 
     return Kind(read, f"number from {low} to {high}", forms.within(low, high))
+
+
+def or_none(kind: Kind[int]) -> Kind[float]:
+    """Returns a kind that also takes ``none``, without quotes: infinitely much."""
+
+    def read(spot: Spot) -> float:
+        node = spot.node
+        return math.inf if isinstance(node, Scalar) and node.plain and node.text == NONE else kind.read(spot)
+
+    return Kind(read, f"{kind.says} or none", {"anyOf": [kind.form, {"const": NONE}]})
 
 
 def flag() -> Kind[bool]:

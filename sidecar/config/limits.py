@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from sidecar.config.faults import ConfigCode, Refused
-from sidecar.config.kinds import duration, number, size, spell_size
+from sidecar.config.kinds import duration, number, or_none, size, spell_size
 from sidecar.config.schema import Key, Kind, Table, read_table
 from sidecar.limits import Limits
 
@@ -19,6 +19,12 @@ CONNECTIONS: Final = Key(
     number(1, 1_000_000),
     DEFAULTS.connections,
     "Open connections of callers, all inbound listeners together; and as many of the agent, all outbound ones together. One more is closed at once. Divided by `workers`.",
+)
+CONNECTIONS_PER_CALLER: Final = Key(
+    "connections_per_caller",
+    number(1, 1_000_000),
+    DEFAULTS.connections_per_caller,
+    "Open connections of one caller, by its SPIFFE ID, to all inbound listeners together. One more is closed when its handshake is done. Divided by `workers`.",
 )
 HANDSHAKES: Final = Key(
     "handshakes",
@@ -42,6 +48,30 @@ TARGET_BYTES: Final = Key(
     "target_bytes", size("64B", "1MiB"), DEFAULTS.target_bytes, "The request target. Over it: 414, close."
 )
 FIELDS: Final = Key("fields", number(8, 10_000), DEFAULTS.fields, "Header fields of one message. Over it: 431, close.")
+BODY_BYTES: Final = Key(
+    "body_bytes",
+    or_none(size("1B", "4096GiB")),
+    DEFAULTS.body_bytes,
+    "The body of a request; bodies are passed on as they come and never held. Over it: 413, close; cut where an answer began. A body that says its length is refused before anything is passed on.",
+)
+REQUESTS_PER_CONNECTION: Final = Key(
+    "requests_per_connection",
+    or_none(number(1, 1_000_000_000)),
+    DEFAULTS.requests_per_connection,
+    "Requests of one connection. The last is answered with `Connection: close`.",
+)
+REQUEST_RATE: Final = Key(
+    "request_rate",
+    or_none(number(1, 1_000_000)),
+    DEFAULTS.request_rate,
+    "Requests a second: of each caller, by its SPIFFE ID, to all inbound listeners together; and to each outbound entry. Over it: 429 with `Retry-After`, and the upstream learns nothing of it. Friction, no barrier. Each of several workers has its part of it.",
+)
+REQUEST_BURST: Final = Key(
+    "request_burst",
+    number(1, 1_000_000),
+    DEFAULTS.request_burst,
+    "Requests that may come at once before `request_rate` holds; so many are saved up in times of silence. Over it: 429, as there. Divided by `workers`.",
+)
 HANDSHAKE_TIMEOUT: Final = Key(
     "handshake_timeout",
     duration("100ms", "5m"),
@@ -102,6 +132,12 @@ STREAM_IDLE_TIMEOUT: Final = Key(
     DEFAULTS.stream_idle_timeout,
     "A response body that stays silent, such as server-sent events. Over it: the connection is cut.",
 )
+TOTAL_TIMEOUT: Final = Key(
+    "total_timeout",
+    duration("1s", "720h"),
+    DEFAULTS.total_timeout,
+    "A request, from its head to the end of its response, however much moves. Over it: 504; cut where an answer began.",
+)
 CONNECTION_LIFETIME: Final = Key(
     "connection_lifetime",
     duration("1s", "720h"),
@@ -131,11 +167,16 @@ LIMITS: Final = Table(
     "limits",
     (
         CONNECTIONS,
+        CONNECTIONS_PER_CALLER,
         HANDSHAKES,
         HANDSHAKE_QUEUE,
         HEAD_BYTES,
         TARGET_BYTES,
         FIELDS,
+        BODY_BYTES,
+        REQUESTS_PER_CONNECTION,
+        REQUEST_RATE,
+        REQUEST_BURST,
         HANDSHAKE_TIMEOUT,
         SIGN_TIMEOUT,
         HEAD_TIMEOUT,
@@ -146,6 +187,7 @@ LIMITS: Final = Table(
         UPSTREAM_TIMEOUT,
         UPSTREAM_IDLE_TIMEOUT,
         STREAM_IDLE_TIMEOUT,
+        TOTAL_TIMEOUT,
         CONNECTION_LIFETIME,
         TUNNEL_IDLE_TIMEOUT,
         TUNNEL_LIFETIME,

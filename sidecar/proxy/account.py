@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sidecar.policy.decision import Denial, Permit
+from sidecar.proxy import hits
 from sidecar.telemetry.encode import detail_part, encode_request, outcome, token_part
 from sidecar.telemetry.record import Context, Decision, Event, Record
 from sidecar.tokens.codes import TokenCode
@@ -83,6 +84,7 @@ def _unusual(hub: Hub, exchange: Exchange, event: Event, seconds: float) -> None
     hub.access_log.write(record, urgent=denied or event is not _REQUEST)
     if event is not _REQUEST:
         return
+    hits.count(hub.metrics, record.error)
     service.counters.requests(str(record.decision), exchange.status).inc()
     service.counters.duration.observe(seconds)
     if denied:
@@ -129,6 +131,7 @@ def rejected(hub: Hub, service: Service, connection: Downstream, status: int, co
     record.decision_id = hub.ids.next()
     record.policy_version = service.policy_version
     hub.access_log.write(record, urgent=True)
+    hits.count(hub.metrics, code)
     service.counters.requests("deny", status).inc()
 
 
@@ -142,6 +145,18 @@ def limited(hub: Hub, service: Entry, remote: str, code: ProxyCode) -> None:
     _refusal(hub, service, remote, str(code))
 
 
+def one_too_many(hub: Hub, service: Service, connection: Downstream, code: ProxyCode) -> None:
+    """Writes the same of one whose caller is proven."""
+    _refused(hub, service, service.context(connection), str(code))
+
+
+def closed(hub: Hub, service: Service, connection: Downstream, code: ProxyCode) -> None:
+    """Writes that a limit has ended a connection without a request under way."""
+    record = Record(hub.clock.wall(), Event.CLOSED, (service.context(connection),), error=str(code))
+    hub.access_log.write(record)
+    hits.count(hub.metrics, code)
+
+
 def _refusal(hub: Hub, service: Entry, remote: str, code: str, client: Peer | None = None) -> None:
     context = Context.of(
         direction=service.direction,
@@ -152,6 +167,10 @@ def _refusal(hub: Hub, service: Entry, remote: str, code: str, client: Peer | No
         dst_identity=service.own.name if service.direction == "inbound" else None,
         key_protection=service.own.protection,
     )
+    _refused(hub, service, context, code)
+
+
+def _refused(hub: Hub, service: Entry, context: Context, code: str) -> None:
     record = Record(hub.clock.wall(), Event.REFUSED, (context,))
     record.decision = Decision.DENY
     record.decision_reason = record.error = code
@@ -159,3 +178,4 @@ def _refusal(hub: Hub, service: Entry, remote: str, code: str, client: Peer | No
     record.policy_version = service.policy_version
     hub.access_log.write(record, urgent=True)
     hub.metrics.refused_total.labels(code).inc()
+    hits.count(hub.metrics, code)

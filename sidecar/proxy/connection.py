@@ -58,8 +58,8 @@ class Connection(Protocol):
     def stream(self) -> Stream:
         """The stream to the downstream peer."""
 
-    def note_long_lived(self) -> None:
-        """Writes the ``open`` line of what lives longer than the sweeper's bound."""
+    def note_long_lived(self, now: float) -> None:
+        """Acts on what has gone on for long, at a monotonic time: an ``open`` line is due, or it has been too long."""
 
     def retire(self) -> None:
         """Takes no new work; what is in flight is finished."""

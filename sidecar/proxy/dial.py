@@ -38,9 +38,8 @@ def demand(permit: Permit) -> None:
         raise TypeError("an upstream is reached with a permit only")
 
 
-def over_limit(hub: Hub) -> DialError:
-    """Counts that ``upstream_connections`` was met, and returns the error to raise."""
-    hub.metrics.limit_hits_total.labels("upstream_connections").inc()
+def over_limit() -> DialError:
+    """Returns the error of ``upstream_connections``."""
     return DialError(ProxyCode.LIMIT_UPSTREAM_CONNECTIONS, "too many connections to this upstream")
 
 

@@ -45,7 +45,7 @@ class Dialler:
         """
         demand(permit)
         if self.size >= self.hub.limits.upstream_connections:
-            raise over_limit(self.hub)
+            raise over_limit()
         self._live.add(end)
         try:
             await connect(self.hub, where, end.stream, end.ready)

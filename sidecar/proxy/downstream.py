@@ -11,6 +11,7 @@ from sidecar.proxy import account
 from sidecar.proxy.connection import Kind
 from sidecar.proxy.exchange import Exchange
 from sidecar.proxy.failure import ProxyCode
+from sidecar.proxy.hits import limit_of
 from sidecar.proxy.registered import Registered
 from sidecar.proxy.stream import NEVER, Expiry, State, Stream
 from sidecar.telemetry.record import Event
@@ -79,7 +80,11 @@ class Downstream(Registered):
 
     def opened(self) -> None:
         """The connection stands; an inbound peer is proven."""
-        self.listener.opened(self)
+        excess = self.listener.opened(self)
+        if excess is not None:
+            self.listener.one_too_many(self, excess)
+            self.stream.close()
+            return
         if self.peer is not None:
             self.lifetime.rest_on(self.peer.not_after)
         self.grow_old()
@@ -118,7 +123,10 @@ class Downstream(Registered):
 
     def lost(self) -> None:
         """The connection is gone."""
-        self._abandon(self.stream.cause or ProxyCode.CLIENT_CLOSED)
+        cause = self.stream.cause
+        if cause is not None and self.exchange is None and limit_of(cause):
+            self.note_closed(cause)
+        self._abandon(cause or ProxyCode.CLIENT_CLOSED)
         self._receiver.release()
         self.listener.lost(self)
 
@@ -145,9 +153,9 @@ class Downstream(Registered):
         elif self.exchange is not None:
             self._slow_sender(self.exchange)
         elif self._in_head:
-            self.hub.metrics.limit_hits_total.labels("head_timeout").inc()
             self._reject(408, ProxyCode.HEAD_TIMEOUT)
         else:
+            self.note_closed(ProxyCode.IDLE_TIMEOUT)
             self.stream.close()
 
     # -- what the receiver calls ----------------------------------------------------------------------------------
@@ -229,10 +237,17 @@ class Downstream(Registered):
         if self.stream.reading_paused and self._receiver.held <= HELD_BYTES:
             self.stream.resume_reading()
 
+    def note_closed(self, code: ProxyCode) -> None:
+        """Writes that a limit ends it, and no request with it."""
+        if self.listener.service.kind is self.kind:  # else a reload is about to end it anyway
+            account.closed(self.hub, self.listener.service, self, code)
+
     # -- inside ---------------------------------------------------------------------------------------------------
 
     def _begin(self, head: RequestHead) -> Exchange:
         self.requests += 1
+        if self.requests >= self.hub.limits.requests_per_connection:
+            self.keep_alive = False
         self._burst += 1
         self._in_head = False
         self._mark = 0
@@ -302,10 +317,16 @@ class Downstream(Registered):
             self._account(exchange)
 
     def _account(self, exchange: Exchange) -> None:
+        if not self.keep_alive and exchange.error is None:
+            self._note_last(exchange)
         try:
             account.exchanged(self.hub, exchange, _REQUEST)
         except Exception as error:  # noqa: BLE001 - as in `received`
             self._broken(error)
+
+    def _note_last(self, exchange: Exchange) -> None:
+        if self.requests >= self.hub.limits.requests_per_connection:
+            exchange.error = ProxyCode.LAST_REQUEST
 
     def _malformed(self, error: HttpError) -> None:
         exchange = self.exchange
@@ -333,7 +354,6 @@ class Downstream(Registered):
         if self.stream.delivered - self._write_mark >= limits.min_rate * limits.stall_timeout:
             self._arm_write()
             return
-        self.hub.metrics.limit_hits_total.labels("stall_timeout").inc()
         self.stream.reset()
         self._abandon(ProxyCode.CLIENT_STALLED)
 
@@ -349,5 +369,4 @@ class Downstream(Registered):
         if exchange.uninvited:
             exchange.fail(ProxyCode.UPSTREAM_TIMEOUT)
             return
-        self.hub.metrics.limit_hits_total.labels("stall_timeout").inc()
         exchange.fail(ProxyCode.CLIENT_STALLED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
@@ -55,6 +56,7 @@ class Ending(ABC):
         "response_done",
         "response_started",
         "service",
+        "started",
         "status",
         "upstream",
         "verdict",
@@ -68,6 +70,7 @@ class Ending(ABC):
     upstream: Upstream | None
     status: int
     error: StrEnum | None
+    started: float
     bytes_received: int
     bytes_sent: int
     request_done: bool
@@ -96,6 +99,23 @@ class Ending(ABC):
             self._cut()
         else:
             self._answer(STATUS.get(code, 502), {"error": str(code), "decision_id": self.decision_id})
+
+    def too_fast(self) -> bool:
+        """Answers whoever asks more often than ``request_rate`` allows, and says whether it did.
+
+        A caller is known by its SPIFFE ID, whichever of its connections and of our listeners; the agent by the entry.
+        """
+        hub, peer = self.down.hub, self.down.peer
+        caller = (self.service.direction, self.service.name) if peer is None else peer.id
+        wait = hub.rates.of(caller, self.started, hub.limits).take(self.started, hub.limits)
+        if not wait:
+            return False
+        self.verdict = None
+        self.error = ProxyCode.REQUEST_RATE
+        # RFC 9110 10.2.3: whole seconds, and rounded up, or it would come too early again.
+        again = b"Retry-After: %d\r\n" % math.ceil(wait)
+        self._answer(STATUS[ProxyCode.REQUEST_RATE], {"error": str(ProxyCode.REQUEST_RATE), "decision_id": ""}, again)
+        return True
 
     def reject_body(self, error: HttpError) -> None:
         """The request turned out malformed after its head was accepted: what was forwarded dies with its connection."""
@@ -152,6 +172,12 @@ class Ending(ABC):
         if close or self.request_done:
             down.stream.flush()
             self._over()
+
+    def _task_broke(self, where: str, error: BaseException) -> None:
+        loop = self.down.hub.loop
+        loop.call_exception_handler({"message": "a request failed", "exception": error, "where": where})
+        self._task = None
+        self.fail(ProxyCode.INTERNAL)
 
     def release(self) -> None:
         """Lets go of the upstream, and of what is awaited."""

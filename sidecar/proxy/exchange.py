@@ -14,6 +14,7 @@ from sidecar.http.fields import forward_response, forward_trailers, outgoing_fra
 from sidecar.http.messages import Framing
 from sidecar.http.websocket import may_switch
 from sidecar.http.write import chunk, last_chunk
+from sidecar.limits import UNLIMITED
 from sidecar.policy.decision import Denial, Permit
 from sidecar.proxy import upgrade
 from sidecar.proxy.again import Again
@@ -50,7 +51,6 @@ class Exchange(Again):
         "_outgoing",
         "delimited",
         "facts",
-        "started",
         "trace_id",
         "traceparent",
         "upstream_context",
@@ -118,6 +118,8 @@ class Exchange(Again):
         if hub.draining and self.service.closed_by_drain:
             self.refuse(ProxyCode.DRAINING)
             return
+        if hub.limits.request_rate < UNLIMITED and self.too_fast():
+            return
         self._decide(hub.ids.next())
 
     def _decide(self, decision_id: str) -> None:
@@ -130,6 +132,9 @@ class Exchange(Again):
         if isinstance(verdict, Denial):
             self._pending.clear()
             self.deny(verdict)
+            return
+        if self.head.length > self.down.hub.limits.body_bytes:
+            self.fail(ProxyCode.BODY_BYTES)
             return
         self._outgoing = self.service.outgoing(self)
         self._connect(verdict)
@@ -155,6 +160,9 @@ class Exchange(Again):
     def on_data(self, data: bytes) -> None:
         """Passes request body bytes on as they arrive."""
         self.bytes_received += len(data)
+        if self.bytes_received > self.down.hub.limits.body_bytes:
+            self.fail(ProxyCode.BODY_BYTES)
+            return
         piece = chunk(data) if self._chunked_in else data
         if self.upstream is not None:
             self._keep(piece)
@@ -212,12 +220,6 @@ class Exchange(Again):
             return
         self._attach(upstream)
         upstream.stream.flush()
-
-    def _task_broke(self, where: str, error: BaseException) -> None:
-        loop = self.down.hub.loop
-        loop.call_exception_handler({"message": "a request failed", "exception": error, "where": where})
-        self._task = None
-        self.fail(ProxyCode.INTERNAL)
 
     def _attach(self, upstream: Upstream) -> None:
         self.upstream = upstream

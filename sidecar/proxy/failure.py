@@ -29,6 +29,7 @@ class ProxyCode(StrEnum):
     UPSTREAM_TRUNCATED = "upstream_truncated"
     UPSTREAM_GONE = "upstream_gone"
     STREAM_IDLE = "limit_stream_idle_timeout"
+    TOTAL_TIMEOUT = "limit_total_timeout"
     # The end of a connection that carries requests, on either side.
     CONNECTION_LIFETIME = "limit_connection_lifetime"
     # The ends of a tunnel; those of its upstream have the codes above.
@@ -45,6 +46,10 @@ class ProxyCode(StrEnum):
     CLIENT_CLOSED = "client_closed"
     CLIENT_STALLED = "limit_stall_timeout"
     HEAD_TIMEOUT = "limit_head_timeout"
+    IDLE_TIMEOUT = "limit_idle_timeout"
+    BODY_BYTES = "limit_body_bytes"
+    LAST_REQUEST = "limit_requests_per_connection"
+    REQUEST_RATE = "limit_request_rate"
     HANDSHAKE_TIMEOUT = "limit_handshake_timeout"
     UID_NOT_ALLOWED = "uid_not_allowed"
     UID_UNKNOWN = "uid_unknown"
@@ -52,6 +57,7 @@ class ProxyCode(StrEnum):
     TOKEN_UNAVAILABLE = "token_unavailable"  # noqa: S105 - a code
     # Ourselves.
     LIMIT_CONNECTIONS = "limit_connections"
+    LIMIT_CONNECTIONS_PER_CALLER = "limit_connections_per_caller"
     LIMIT_HANDSHAKES = "limit_handshakes"
     LIMIT_HANDSHAKE_QUEUE = "limit_handshake_queue"
     LIMIT_TLS_RECORDS = "limit_tls_records"
@@ -83,6 +89,9 @@ STATUS: dict[ProxyCode, int] = {
     ProxyCode.CERTIFICATE_EXPIRED: 502,
     ProxyCode.CLIENT_STALLED: 408,
     ProxyCode.HEAD_TIMEOUT: 408,
+    ProxyCode.BODY_BYTES: 413,
+    ProxyCode.REQUEST_RATE: 429,
+    ProxyCode.TOTAL_TIMEOUT: 504,
     ProxyCode.LIMIT_UPSTREAM_CONNECTIONS: 503,
     ProxyCode.SIGNING: 503,
     ProxyCode.TOKEN_UNAVAILABLE: 503,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from sidecar.identity.peer import Role
 from sidecar.proxy.clients import Clients
 from sidecar.proxy.ids import Ids
+from sidecar.proxy.rate import Rates
 from sidecar.proxy.stream import NEVER
 from sidecar.threads import Workers
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from sidecar.clock import Clock
     from sidecar.http.limits import HttpLimits
+    from sidecar.identity.spiffe import SpiffeId
     from sidecar.limits import Limits
     from sidecar.proxy.connection import Connection
     from sidecar.proxy.stream import Stream
@@ -72,8 +74,11 @@ class Hub:
     token_local: Workers = field(init=False)
     #: Those that talk to issuers, by `issuer_workers`.
     _issuers: dict[tuple[str, str], Workers] = field(default_factory=dict)
-    #: Open downstream connections by direction.
+    #: Open downstream connections by direction, and those of each proven caller.
     open: Counter[str] = field(default_factory=Counter)
+    callers: dict[SpiffeId, int] = field(default_factory=dict)
+    #: What callers, and the agent at each of its entries, have left of ``request_rate``.
+    rates: Rates = field(default_factory=Rates)
     #: Says which process a client on this machine is.
     clients: Clients = field(default_factory=Clients)
     draining: bool = False
@@ -145,6 +150,7 @@ class Hub:
             workers.limit = self.limits.handshake_queue
             for job in workers.late(self.limits.sign_timeout):
                 job.tell_late()
-        long_lived = [c for c in self.connections if c.started + OPEN_SECONDS <= now]
+        patience = min(OPEN_SECONDS, self.limits.total_timeout)
+        long_lived = [c for c in self.connections if c.started + patience <= now]
         for connection in long_lived:
-            connection.note_long_lived()
+            connection.note_long_lived(now)

@@ -65,6 +65,7 @@ class Lifetime:
         return Age.OVER
 
     def hit(self) -> ProxyCode:
-        """Counts that it is over, and says by what."""
-        self._hub.metrics.limit_hits_total.labels(self.code.removeprefix("limit_")).inc()
+        """Says by what it is over; that of a limit is counted with its line, as all are."""
+        if self.code is ProxyCode.CERTIFICATE_EXPIRED:
+            self._hub.metrics.limit_hits_total.labels(self.code).inc()
         return self.code

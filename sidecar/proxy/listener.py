@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sidecar.errors import SidecarError
+    from sidecar.identity.spiffe import SpiffeId
     from sidecar.proxy.hub import Hub
     from sidecar.proxy.stream import Stream
 
@@ -169,9 +170,14 @@ class Listener(Generic[S]):
         client, uids = connection.stream.client, self.service.uids
         return client is None or uids is None or client.uid in uids
 
-    def opened(self, connection: Connection) -> None:
-        """A connection is ready; its peer is proven where the service asks for one."""
-        connection.peer = connection.stream.peer
+    def opened(self, connection: Connection) -> ProxyCode | None:
+        """A connection is ready; its peer is proven where the service asks for one. Returns why it cannot stay."""
+        connection.peer = peer = connection.stream.peer
+        if peer is None:
+            return None
+        callers = self.hub.callers
+        callers[peer.id] = count = callers.get(peer.id, 0) + 1
+        return ProxyCode.LIMIT_CONNECTIONS_PER_CALLER if count > self.hub.limits.connections_per_caller else None
 
     def refused(self, connection: Connection, error: SidecarError) -> None:
         """A handshake failed, or a reload came between accepting and this."""
@@ -183,11 +189,16 @@ class Listener(Generic[S]):
 
     def limited(self, remote: str, code: ProxyCode) -> None:
         """A connection was one too many."""
-        self.hub.metrics.limit_hits_total.labels(code.removeprefix("limit_")).inc()
         account.limited(self.hub, self.service, remote, code)
+
+    def one_too_many(self, connection: Downstream, code: ProxyCode) -> None:
+        """A connection of a proven caller was."""
+        account.one_too_many(self.hub, connection.listener.service, connection, code)
 
     def lost(self, connection: Connection) -> None:
         """A connection is gone."""
+        if connection.peer is not None:
+            self._leave(connection.peer.id)
         self.hub.connections.discard(connection)
         self.hub.open[self.service.direction] -= 1
         self.hub.metrics.connections.labels(self.service.direction).dec()
@@ -213,6 +224,12 @@ class Listener(Generic[S]):
 
     def _accept(self) -> Stream:
         return _KINDS[self.service.kind](self).stream
+
+    def _leave(self, caller: SpiffeId) -> None:
+        callers = self.hub.callers
+        callers[caller] -= 1
+        if not callers[caller]:
+            del callers[caller]
 
     def _excess(self, *, one_more: int = 0) -> ProxyCode | None:
         hub = self.hub

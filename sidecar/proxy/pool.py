@@ -131,7 +131,7 @@ class Pool:
         """
         demand(permit)
         if self.size >= self.hub.limits.upstream_connections:
-            raise over_limit(self.hub)
+            raise over_limit()
         self._dialling += 1
         try:
             return await self._connect()
@@ -140,10 +140,7 @@ class Pool:
 
     def may_retry(self) -> bool:
         """Says whether a request may be sent a second time, and takes note that it will be."""
-        if self.retired:
-            return False
-        if self._retries < 1:
-            self.hub.metrics.limit_hits_total.labels("retries").inc()
+        if self.retired or self._retries < 1:
             return False
         self._retries -= 1
         return True

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from sidecar.proxy import account
 from sidecar.proxy.failure import HandshakeOutdatedError, ProxyCode
+from sidecar.proxy.hub import OPEN_SECONDS
 from sidecar.proxy.lifetime import Age, Lifetime
 from sidecar.proxy.stream import NEVER, State
 from sidecar.telemetry.record import Event
@@ -40,11 +41,19 @@ class Registered(ABC):
     outdated: ProxyCode | None
     lifetime: Lifetime
 
-    def note_long_lived(self) -> None:
-        """Writes the ``open`` line of an exchange that lives longer than the sweeper's bound."""
+    def note_long_lived(self, now: float) -> None:
+        """Writes the ``open`` line of an exchange that lives for long, or ends one that has lived for too long."""
         exchange = self.exchange
-        self.started = NEVER
-        if exchange is not None and exchange.verdict is not None:
+        first, self.started = self.started, NEVER
+        if exchange is None:
+            return
+        total = self.hub.limits.total_timeout
+        if now >= exchange.started + total:
+            exchange.fail(ProxyCode.TOTAL_TIMEOUT)
+            return
+        # Called again when it has lived for too long: nobody has to look at the time in between.
+        self.started = exchange.started + total - min(OPEN_SECONDS, total)
+        if first == exchange.started and exchange.verdict is not None:
             account.exchanged(self.hub, exchange, Event.OPEN)
 
     def retire(self) -> None:
@@ -111,10 +120,15 @@ class Registered(ABC):
     def _outlived(self) -> None:
         exchange = self.exchange
         if exchange is None:
+            self.note_closed(self.lifetime.code)
             self.retire()
             return
         exchange.cancel(self.lifetime.hit())
         self.cut(exchange)
+
+    @abstractmethod
+    def note_closed(self, code: ProxyCode) -> None:
+        """Writes that a limit ends it, and no request with it."""
 
     @abstractmethod
     def cut(self, exchange: Exchange) -> None:

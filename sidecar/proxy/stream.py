@@ -283,10 +283,9 @@ class Stream(asyncio.Protocol):
                 return  # the loop has let go of it already
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET if yes else _ORDERLY)
 
-    def cut_off(self, cause: ProxyCode, limit: str) -> None:
-        """Ends a connection whose peer has met a limit that the user does not know of."""
+    def cut_off(self, cause: ProxyCode) -> None:
+        """Ends a connection whose peer has met a limit that the user does not know of; `lost` finds the cause."""
         self.cause = cause
-        self.hub.metrics.limit_hits_total.labels(limit).inc()
         self.reset()
 
     def disown(self) -> None:
@@ -377,7 +376,7 @@ class Stream(asyncio.Protocol):
         limits = self.hub.limits
         if self.delivered - self._mark < limits.min_rate * limits.stall_timeout:
             # Not in order: a part of what was sent would look like the whole of it.
-            self.cut_off(ProxyCode.CLIENT_STALLED, "stall_timeout")
+            self.cut_off(ProxyCode.CLIENT_STALLED)
             return
         self._mark = self.delivered
         self.write_deadline = now + limits.stall_timeout

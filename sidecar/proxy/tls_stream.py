@@ -162,7 +162,6 @@ class TlsStream(Stream):
         waiting = self.hub.handshaking
         if len(waiting) >= self.hub.limits.handshakes:
             oldest = next(iter(waiting))
-            self.hub.metrics.limit_hits_total.labels("handshakes").inc()
             oldest.give_way()
         waiting[self] = None
 
@@ -186,7 +185,6 @@ class TlsStream(Stream):
         ending = answered and self.context.role is Role.SERVER
         workers = hub.last_steps if ending else hub.steps[self.context.role]
         if not workers.submit(self._job, bounded=not answered):
-            hub.metrics.limit_hits_total.labels("handshake_queue").inc()
             self._refuse(HandshakeQueueError())
             self.abort()
 
@@ -277,7 +275,7 @@ class TlsStream(Stream):
         if engine.outgoing.pending:
             self._send_records()
         if self._dry > DRY_BYTES or (self.writing_paused and self.unsent > UNSENT_BYTES):
-            self.cut_off(ProxyCode.LIMIT_TLS_RECORDS, "tls_records")
+            self.cut_off(ProxyCode.LIMIT_TLS_RECORDS)
             return
         if engine.ended and not self._told_end and self.state is _OPEN:
             if not (engine.eof or engine.truncated):

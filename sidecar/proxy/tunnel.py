@@ -12,6 +12,7 @@ from sidecar.policy.decision import Denial, Permit
 from sidecar.proxy import tunnel_account
 from sidecar.proxy.connection import Kind
 from sidecar.proxy.failure import DialError, HandshakeOutdatedError, ProxyCode
+from sidecar.proxy.hub import OPEN_SECONDS
 from sidecar.proxy.splice import Leg
 from sidecar.proxy.stream import NEVER, State, Stream
 from sidecar.tasks import spawn
@@ -143,9 +144,12 @@ class Tunnel:
     def opened(self) -> None:
         """Decides, and dials or turns away."""
         hub = self.hub
-        self.listener.opened(self)
+        excess = self.listener.opened(self)
         self.service = service = self.listener.service
         self.started = self.since = self._moved_at = hub.clock.monotonic()
+        if excess is not None:
+            self._turn_away(excess)
+            return
         if hub.access_log.full:
             self._turn_away(ProxyCode.LOG_FULL)
             return
@@ -248,18 +252,21 @@ class Tunnel:
         if moved != self._moved:
             self._moved, self._moved_at = moved, now
         if hub.clock.wall() > self._not_after:
-            self._hit("certificate_expired", ProxyCode.CERTIFICATE_EXPIRED)
+            self.hub.metrics.limit_hits_total.labels("certificate_expired").inc()
+            self.give_up(ProxyCode.CERTIFICATE_EXPIRED)
         elif now >= self.since + limits.tunnel_lifetime:
-            self._hit("tunnel_lifetime", ProxyCode.TUNNEL_LIFETIME)
+            self.give_up(ProxyCode.TUNNEL_LIFETIME)
         elif now >= self._moved_at + limits.tunnel_idle_timeout:
-            self._hit("tunnel_idle_timeout", ProxyCode.TUNNEL_IDLE)
+            self.give_up(ProxyCode.TUNNEL_IDLE)
         else:
             self._arm(now)
 
     # -- what the registry asks for -----------------------------------------------------------------------------
 
-    def note_long_lived(self) -> None:
-        """Writes the ``open`` line."""
+    def note_long_lived(self, now: float) -> None:
+        """Writes the ``open`` line, when it is due."""
+        if now < self.started + OPEN_SECONDS:
+            return
         self.started = NEVER
         tunnel_account.opened(self)
 
@@ -332,10 +339,6 @@ class Tunnel:
         idles = self._moved_at + limits.tunnel_idle_timeout
         expires = now + self._not_after - self.hub.clock.wall()
         self.stream.read_deadline = min(now + LOOK_SECONDS, ends, idles, expires)
-
-    def _hit(self, limit: str, code: ProxyCode) -> None:
-        self.hub.metrics.limit_hits_total.labels(limit).inc()
-        self.give_up(code)
 
     def _fail(self, code: StrEnum) -> None:
         """Notes why, the first time, and stops dialling."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sidecar.policy.decision import Denial, Permit
+from sidecar.proxy import hits
 from sidecar.telemetry.record import Decision, Event, Record
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def ended(tunnel: Tunnel) -> None:
     """Writes the line of a tunnel, and counts it."""
     tunnel.counted.add(tunnel)
     tunnel.service.counters.allowed.inc()
+    hits.count(tunnel.hub.metrics, tunnel.error)
     tunnel.hub.access_log.write(_record(tunnel, Event.TUNNEL), urgent=tunnel.error is not None)
 
 
@@ -65,6 +67,7 @@ def turned_away(tunnel: Tunnel, reason: StrEnum) -> None:
     record.policy_version = service.policy_version
     hub.access_log.write(record, urgent=True)
     hub.metrics.refused_total.labels(str(reason)).inc()
+    hits.count(hub.metrics, reason)
     service.counters.denied.inc()
     if isinstance(verdict, Denial):
         hub.metrics.denied_total.labels(str(reason)).inc()

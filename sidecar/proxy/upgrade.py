@@ -17,6 +17,7 @@ from sidecar.policy.decision import Denial
 from sidecar.proxy import account
 from sidecar.proxy.connection import Kind
 from sidecar.proxy.failure import ProxyCode
+from sidecar.proxy.hub import OPEN_SECONDS
 from sidecar.proxy.lifetime import Age, Lifetime
 from sidecar.proxy.splice import Leg
 from sidecar.proxy.stream import NEVER, Expiry
@@ -195,20 +196,26 @@ class WebSocket:
         if moved != self._moved:
             self._moved, self._moved_at = moved, now
         if now >= self._moved_at + self.hub.limits.stream_idle_timeout:
-            self._hit("stream_idle_timeout", ProxyCode.STREAM_IDLE)
+            self.give_up(ProxyCode.STREAM_IDLE)
         else:
             self._arm(now)
 
     def stalled(self, end: _End) -> None:
         """An end does not take what it is sent."""
-        self._hit("stall_timeout", ProxyCode.CLIENT_STALLED if end is self._down else ProxyCode.UPSTREAM_STALLED)
+        self.give_up(ProxyCode.CLIENT_STALLED if end is self._down else ProxyCode.UPSTREAM_STALLED)
 
     # -- what the registry asks for -------------------------------------------------------------------------------
 
-    def note_long_lived(self) -> None:
-        """Writes the ``open`` line."""
+    def note_long_lived(self, now: float) -> None:
+        """Writes the ``open`` line, or ends what has lived for too long: as of a request, since it is one."""
+        first, since, total = self.started, self.exchange.started, self.hub.limits.total_timeout
         self.started = NEVER
-        self._account(Event.OPEN)
+        if now >= since + total:
+            self.give_up(ProxyCode.TOTAL_TIMEOUT)
+            return
+        self.started = since + total - min(OPEN_SECONDS, total)
+        if first == since:
+            self._account(Event.OPEN)
 
     def retire(self) -> None:
         """Goes on: a drain gives it the time that it gives everything in flight."""
@@ -274,10 +281,6 @@ class WebSocket:
     def _arm(self, now: float) -> None:
         silent = self._moved_at + self.hub.limits.stream_idle_timeout
         self._down.stream.read_deadline = min(now + LOOK_SECONDS, silent)
-
-    def _hit(self, limit: str, code: ProxyCode) -> None:
-        self.hub.metrics.limit_hits_total.labels(limit).inc()
-        self.give_up(code)
 
     def _fail(self, code: StrEnum) -> None:
         if self.error is None:

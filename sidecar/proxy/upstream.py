@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from sidecar.http.errors import HttpError
 from sidecar.http.receiver import ResponseReceiver
+from sidecar.proxy import hits
 from sidecar.proxy.failure import OwnCertificateError, ProxyCode
 from sidecar.proxy.lifetime import Age, Lifetime
 from sidecar.proxy.stream import NEVER, Expiry, State, Stream
@@ -143,6 +144,7 @@ class Upstream:
 
     def lost(self) -> None:
         """The connection is gone."""
+        hits.count(self.hub.metrics, self.stream.cause)
         self.pool.forget(self)
         if not self._ready.done():
             self._ready.set_exception(ConnectionResetError())
@@ -165,6 +167,8 @@ class Upstream:
         if which is Expiry.AGE:
             self._grow_old()
         elif exchange is None:
+            # Counted and not logged: nobody notices the end of a spare connection.
+            self.hub.metrics.limit_hits_total.labels("upstream_idle_timeout").inc()
             self.pool.forget(self)
             self.stream.close()
         elif which is Expiry.WRITE:

@@ -29,6 +29,8 @@ class Event(StrEnum):
     OPEN = "open"
     #: A connection was closed before anything of it was passed on: handshake, identity, limits, a tunnel that is denied.
     REFUSED = "refused"
+    #: A connection for requests was closed by a limit while no request was under way.
+    CLOSED = "closed"
     #: The process serves.
     START = "start"
     #: A new configuration was taken; with ``error``, it was refused and the old one serves on.

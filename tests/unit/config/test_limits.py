@@ -4,10 +4,11 @@ from dataclasses import fields, replace
 
 import pytest
 
+from sidecar.config.effective import effective
 from sidecar.config.faults import ConfigCode
 from sidecar.config.limits import LIMITS
 from sidecar.config.schema import Required
-from sidecar.limits import COUNTED, Limits
+from sidecar.limits import COUNTED, UNLIMITED, Limits
 from tests.support.configuration import Workspace, edit
 
 
@@ -31,10 +32,29 @@ def test_limits_that_are_set(workspace: Workspace) -> None:
     assert found.config.limits == Limits(head_bytes=32768, fields=64, min_rate=1024, idle_timeout=90.0)
 
 
+#: What is off unless it is asked for.
+OPTIONAL = ["body_bytes", "requests_per_connection", "request_rate"]
+
+
+@pytest.mark.parametrize("key", OPTIONAL)
+def test_the_limits_that_can_be_switched_off(workspace: Workspace, key: str) -> None:
+    found = workspace.load(limits(f"  {key}: none\n")).config
+    assert getattr(found.limits, key) == UNLIMITED
+    assert effective(found)["limits"][key] == "none"
+
+
+def test_limits_that_are_off_can_be_set(workspace: Workspace) -> None:
+    text = "  body_bytes: 1GiB\n  requests_per_connection: 1000\n  request_rate: 5\n  request_burst: 7\n"
+    config = workspace.load(limits(text)).config
+    assert config.limits == Limits(body_bytes=2**30, requests_per_connection=1000, request_rate=5, request_burst=7)
+    shown = effective(config)["limits"]
+    assert (shown["body_bytes"], shown["requests_per_connection"], shown["request_rate"]) == ("1GiB", 1000, 5)
+
+
 @pytest.mark.parametrize("key", [each.name for each in fields(Limits)])
-def test_no_limit_can_be_switched_off(workspace: Workspace, key: str) -> None:
+def test_no_other_limit_can_be_switched_off(workspace: Workspace, key: str) -> None:
     """Zero, and what others write for "no limit", is out of range or no value of the kind."""
-    for value in ("0", "0s", "0B", "-1", "none", "unlimited", ".inf"):
+    for value in ("0", "0s", "0B", "-1", "unlimited", ".inf", *([] if key in OPTIONAL else ["none"])):
         fault = workspace.fault(limits(f"  {key}: {value}\n"))
         assert fault.key == f"limits.{key}"
         assert fault.code in {

@@ -36,7 +36,7 @@ def test_every_section_and_key_is_in_the_reference() -> None:
 
 def test_every_limit_says_what_happens() -> None:
     for key in LIMITS.keys:
-        assert re.search(r"closed|close|cut|40|43|50|min_rate|makes on average", key.doc), key.name
+        assert re.search(r"closed|close|cut|40|41|42|43|50|min_rate|makes on average", key.doc), key.name
 
 
 def test_defaults_are_written_as_in_the_file() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sidecar.config import addresses
 from sidecar.config.faults import ConfigCode, Faults
 from sidecar.config.schema import Kind, Ledger, Spot
-from sidecar.config.values import Forward, TcpAddress, UnixAddress
+from sidecar.config.values import Forward, Protocol, TcpAddress, UnixAddress
 from sidecar.config.yaml import Scalar
 from sidecar.errors import SidecarError
 from sidecar.policy.routes import RouteCode
@@ -150,6 +150,46 @@ def test_threat_60_a_password_in_a_url_is_not_shown() -> None:
 @pytest.mark.parametrize(("text", "path"), [("unix:a.sock", "/etc/sidecar/a.sock"), ("unix:/run/a", "/run/a")])
 def test_unix_sockets(text: str, path: str) -> None:
     assert read(addresses.UNIX, text) == UnixAddress(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ("unix:a.sock", "/etc/sidecar/a.sock"),
+        ("unix:/run/a", "/run/a"),
+        ("unix:/run/./x/../a", "/run/a"),
+        ("unix:../b", "/etc/b"),
+    ],
+)
+def test_a_unix_socket_has_one_spelling_wherever_it_may_stand(text: str, path: str) -> None:
+    for kind in (addresses.LISTEN, addresses.CONNECT):
+        assert read(kind, text) == UnixAddress(path)
+    for protocol in Protocol:
+        found = read(addresses.FORWARD, f"{protocol}+{text}")
+        assert found == Forward(UnixAddress(path), protocol)
+        assert str(found) == f"{protocol}+unix:{path}"
+
+
+def test_callers_do_not_come_over_a_unix_socket() -> None:
+    code, message = refused(addresses.INBOUND_LISTEN, "unix:/run/a")
+    assert (code, message) == (
+        ConfigCode.BAD_ADDRESS,
+        '"unix:/run/a" is a UNIX socket, and callers come from other machines, over TCP',
+    )
+
+
+@pytest.mark.threat(60)
+@pytest.mark.parametrize("text", ["http+unix://me:hunter2@host/x", "tcp+unix://hunter2"])
+def test_threat_60_what_follows_two_slashes_is_not_shown(text: str) -> None:
+    assert refused(addresses.FORWARD, text) == (
+        ConfigCode.BAD_ADDRESS,
+        "two slashes follow unix:, as in a URL with a host",
+    )
+
+
+@pytest.mark.parametrize("text", ["http+unix", "ftp+unix:/run/a", "+unix:/run/a", "http+unix+unix:/run/a"])
+def test_what_is_no_scheme_of_a_unix_socket(text: str) -> None:
+    assert refused(addresses.FORWARD, text)[0] is ConfigCode.BAD_URL
 
 
 @pytest.mark.threat(25)

@@ -151,6 +151,8 @@ def test_what_decides_nothing_leaves_the_policy_version(workspace: Workspace, te
         edit("agent/tools/*", "agent/tools/1"),
         edit("127.0.0.1:14001", "127.0.0.1:14002"),
         edit("name: in", "name: in2"),
+        edit("    peer:", "    uids: [1000]\n    peer:"),
+        edit("127.0.0.1:14001", "unix:out.sock"),
         edit("    hosts: [tools.internal]\n", "    protocol: tcp\n"),
     ],
 )

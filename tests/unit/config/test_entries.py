@@ -160,6 +160,61 @@ BAD = {
         "outbound[0].listen",
         ":: is not a loopback address: whoever reaches it would speak with our identity",
     ),
+    "uids where nobody can tell": (
+        edit("127.0.0.1:14001", "0.0.0.0:14001\n    unsafe_plaintext_listen: true\n    uids: [1000]"),
+        ConfigCode.UIDS_UNKNOWN,
+        "outbound[0].uids",
+        "the user of a client on another machine is not known",
+    ),
+    "no uid": (
+        edit("127.0.0.1:14001", "127.0.0.1:14001\n    uids: []"),
+        ConfigCode.EMPTY_LIST,
+        "outbound[0].uids",
+        "the list is empty",
+    ),
+    "a user name": (
+        edit("127.0.0.1:14001", "127.0.0.1:14001\n    uids: [agent]"),
+        ConfigCode.BAD_NUMBER,
+        "outbound[0].uids[0]",
+        '"agent" is not a whole number',
+    ),
+    "uids of callers": (
+        edit("    forward:", "    uids: [1000]\n    forward:"),
+        ConfigCode.MISPLACED_KEY,
+        "inbound[0].uids",
+        "uids belongs to an outbound entry: an inbound one names its callers",
+    ),
+    # UNIX sockets
+    "a listener on the administration socket": (
+        edit("127.0.0.1:14001", "unix:admin.sock"),
+        ConfigCode.DUPLICATE_LISTEN,
+        "outbound[0].listen",
+        "the administration socket is {folder}/admin.sock already",
+    ),
+    "two listeners on one socket": (
+        edit("127.0.0.1:14021", "unix:out.sock", edit("127.0.0.1:14001", "unix:x/../out.sock")),
+        ConfigCode.DUPLICATE_LISTEN,
+        "health.listen",
+        "outbound[0].listen on line 18 listens on unix:{folder}/out.sock already",
+    ),
+    "a forward to our own listener": (
+        edit("http://127.0.0.1:8080", "http+unix:out.sock", edit("127.0.0.1:14001", "unix:out.sock")),
+        ConfigCode.FORWARD_TO_SELF,
+        "inbound[0].forward",
+        "unix:{folder}/out.sock is this sidecar's own outbound[0].listen (line 18)",
+    ),
+    "a forward to the administration socket": (
+        edit("http://127.0.0.1:8080", "http+unix:admin.sock"),
+        ConfigCode.FORWARD_TO_SELF,
+        "inbound[0].forward",
+        "unix:{folder}/admin.sock is this sidecar's own administration socket",
+    ),
+    "a forward to the service with our key": (
+        edit("http://127.0.0.1:8080", "http+unix:signer.sock", edit("planner.key", "signer:unix:signer.sock")),
+        ConfigCode.FORWARD_TO_SELF,
+        "inbound[0].forward",
+        "unix:{folder}/signer.sock is this sidecar's own signer service",
+    ),
     # hosts
     "wildcard host": (
         edit("[tools.internal]", '["*.internal"]'),
@@ -224,6 +279,7 @@ BAD = {
 def test_a_fault_is_named_with_its_place(workspace: Workspace, case: str) -> None:
     text, code, key, message = BAD[case]
     fault = workspace.fault(text)
+    message = message.replace("{folder}", str(workspace.folder))
     assert (fault.code, fault.key, fault.message) == (code, key, message)
     assert fault.hint or code in {IdPatternCode.WILDCARD_NOT_LAST, SpiffeIdCode.WRONG_SCHEME}
     assert 0 < fault.line <= text.count("\n")

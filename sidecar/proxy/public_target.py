@@ -21,9 +21,8 @@ if TYPE_CHECKING:
     from sidecar.proxy.hub import Hub
     from sidecar.proxy.stream import Stream
 
-    #: What a resolver gives of one address: its family, and the address as sockets take it, which begins with its text.
-    Address: TypeAlias = tuple[Any, ...]
-    Found: TypeAlias = tuple[int, Address]
+    #: An address family, and a numeric address of it.
+    Found: TypeAlias = tuple[int, str]
 
 #: How many addresses of one answer are tried.
 MOST: Final = 8
@@ -42,16 +41,29 @@ class PublicTarget:
     async def open(self, loop: asyncio.AbstractEventLoop, stream: Stream) -> None:
         """Connects ``stream`` to the first address that takes it; each has its share of ``connect_timeout``.
 
+        The addresses are numbers, which AI_NUMERICHOST says to whoever would look them up.
+
         Raises DialError (UPSTREAM_FORBIDDEN) where no address may be dialled, else what the system does, OSError.
         """
         addresses = await self._addresses(loop)
         share = self._hub.limits.connect_timeout / len(addresses)
-        sock = await _first(loop, addresses, share)
+        failure: OSError | None = None
+        for family, host in addresses:
+            try:
+                async with asyncio.timeout(share):
+                    await loop.create_connection(
+                        lambda: stream, host, self._port, family=family, flags=socket.AI_NUMERICHOST
+                    )
+            except OSError as error:  # a TimeoutError is one
+                failure = failure or error
+                if stream.remote:
+                    break  # it had its connection, and has no second one
+            else:
+                return
         try:
-            await loop.create_connection(lambda: stream, sock=sock)
-        except BaseException:
-            sock.close()
-            raise
+            raise failure or socket.gaierror(socket.EAI_NONAME, "no address")
+        finally:
+            failure = None  # its traceback has this frame
 
     async def _addresses(self, loop: asyncio.AbstractEventLoop) -> list[Found]:
         """Resolves the name, and leaves out what may not be dialled."""
@@ -65,7 +77,7 @@ class PublicTarget:
             except AddressError as error:
                 refused = refused or error
             else:
-                found[int(family), tuple(address)] = None
+                found[family, _numeric(address)] = None
         if found:
             return list(found)[:MOST]
         if refused is None:
@@ -74,30 +86,7 @@ class PublicTarget:
         raise DialError(ProxyCode.UPSTREAM_FORBIDDEN, text) from refused
 
 
-def _numeric(address: Address) -> str:
+def _numeric(address: tuple[Any, ...]) -> str:
     """Returns the address as text, with its zone where it has one: the fourth number of an IPv6 address (RFC 4007 11)."""
     host = str(address[0])
     return f"{host}%{address[3]}" if len(address) == 4 and address[3] and "%" not in host else host
-
-
-async def _first(loop: asyncio.AbstractEventLoop, addresses: list[Found], share: float) -> socket.socket:
-    """Returns a socket that is connected to the first address that answers in time; raises what the first one raised."""
-    failure: OSError | None = None
-    for family, address in addresses:
-        sock = socket.socket(family, socket.SOCK_STREAM)
-        try:
-            sock.setblocking(False)
-            async with asyncio.timeout(share):
-                await loop.sock_connect(sock, address)
-        except OSError as error:  # a TimeoutError is one
-            sock.close()
-            failure = failure or error
-        except BaseException:
-            sock.close()
-            raise
-        else:
-            return sock
-    try:
-        raise failure or socket.gaierror(socket.EAI_NONAME, "no address")
-    finally:
-        failure = None  # its traceback has this frame

@@ -26,16 +26,16 @@ _HOST_NAME: Final = 0
 
 
 class HelloCode(StrEnum):
-    """Why bytes are no ClientHello that says for whom it is."""
+    """Why bytes are no ClientHello for that host."""
 
     NOT_TLS = "hello_not_tls"
     TOO_LARGE = "hello_too_large"
     MALFORMED = "hello_malformed"
-    NO_NAME = "hello_without_name"
+    NAME = "sni_mismatch"
 
 
 class HelloError(PeerError):
-    """These bytes begin no TLS connection to a named host."""
+    """These bytes begin no TLS connection to the host that is meant."""
 
     def __init__(self, code: HelloCode, message: str) -> None:
         super().__init__(code, message)
@@ -71,6 +71,17 @@ class _Fields:
     def end(self) -> None:
         if self.rest:
             raise HelloError(HelloCode.MALFORMED, "there is something behind the end of a part of the ClientHello")
+
+
+def begins_for(host: str, data: bytes) -> bool:
+    """Says whether ``data`` begins with a whole ClientHello for ``host``, a DNS name in lower case; False: more is needed.
+
+    Raises HelloError as soon as that cannot be.
+    """
+    name = host_name(data)
+    if name is not None and name != host:
+        raise HelloError(HelloCode.NAME, f"the ClientHello is for another host than {host}")
+    return name is not None
 
 
 def host_name(data: bytes) -> str | None:
@@ -129,7 +140,7 @@ def _name(extensions: _Fields) -> str:
         if kind == _SERVER_NAME:
             found = _only_name(body)
     if not found:
-        raise HelloError(HelloCode.NO_NAME, "the ClientHello does not say for which host it is (no SNI)")
+        raise HelloError(HelloCode.NAME, "the ClientHello does not say for which host it is (no SNI)")
     try:
         return found.decode("ascii").lower()
     except UnicodeDecodeError:
@@ -142,7 +153,7 @@ def _only_name(body: bytes) -> bytes:
     names = _Fields(extension.vector(2))
     extension.end()
     if names.number(1) != _HOST_NAME:
-        raise HelloError(HelloCode.NO_NAME, "the ClientHello names its host in a way that nobody knows")
+        raise HelloError(HelloCode.NAME, "the ClientHello names its host in a way that nobody knows")
     name = names.vector(2)
     names.end()
     return name

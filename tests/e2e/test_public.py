@@ -23,11 +23,12 @@ from tests.unit.tls.test_web import old_server
 
 if TYPE_CHECKING:
     from tests.support.processes import Sidecar, Site
+    from tests.support.raw import Raw
 
 OK = sending(page(b"hello"))
 
 
-def service(server: Web | int, **more: Any) -> dict[str, Any]:
+def service(server: Raw | int, **more: Any) -> dict[str, Any]:
     """An entry for a service on this machine."""
     port = server if isinstance(server, int) else server.port
     return {
@@ -44,7 +45,8 @@ def planner(site: Site, *entries: dict[str, Any], **parts: Any) -> Sidecar:
     replace_file(site.path("roots.pem"), AUTHORITY.pem)
     made = site.sidecar("planner", outbound=list(entries), **parts)
     del made.config["identity"]["trust"]
-    roots = {"SSL_CERT_FILE": str(site.path("roots.pem")), "SSL_CERT_DIR": str(site.folder)}
+    site.path("none").mkdir(exist_ok=True)
+    roots = {"SSL_CERT_FILE": str(site.path("roots.pem")), "SSL_CERT_DIR": str(site.path("none"))}
     nowhere = f"http://{LOOPBACK}:{free_port()}"
     made.environ = roots | dict.fromkeys(("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "HTTP_PROXY"), nowhere)
     return made

@@ -30,6 +30,8 @@ class Loop:
         self.dialled: list[str] = []
         #: Where connections go instead, by address; None hangs, any other address is unreachable.
         self.reach: dict[str, int | None] = {}
+        #: Those whose connection is made, and lost before anybody knows.
+        self.cut: set[str] = set()
 
     async def getaddrinfo(self, host: str, port: int, **kind: int) -> list[tuple[Any, ...]]:
         assert kind == {"type": socket.SOCK_STREAM, "proto": socket.IPPROTO_TCP}
@@ -46,20 +48,18 @@ class Loop:
         name, _, zone = address.partition("%")
         return (socket.AF_INET6, socket.SOCK_STREAM, 6, "", (name, port, 0, int(zone or 0)))
 
-    async def sock_connect(self, sock: socket.socket, address: tuple[Any, ...]) -> None:
-        host, port = address[:2]
+    async def create_connection(self, factory: Any, host: str, port: int, **knobs: Any) -> Any:
+        assert knobs["flags"] == socket.AI_NUMERICHOST, "a name was handed on"
+        assert (port, knobs["family"]) == (PORT, socket.AF_INET6 if ":" in host else socket.AF_INET)
         self.dialled.append(host)
-        assert port == PORT
         if host not in self.reach:
             raise OSError(101, "Network is unreachable")
         if self.reach[host] is None:
             await asyncio.sleep(3600)
-        assert sock.family is socket.AF_INET
-        await self._loop.sock_connect(sock, ("127.0.0.1", self.reach[host]))
-
-    async def create_connection(self, *args: Any, **knobs: Any) -> Any:
-        assert knobs.keys() == {"sock"}, "a name was handed on"
-        return await self._loop.create_connection(*args, **knobs)
+        made = await self._loop.create_connection(factory, "127.0.0.1", self.reach[host])
+        if host in self.cut:
+            raise ConnectionResetError
+        return made
 
 
 def target(*, anywhere: bool = False, seconds: float = 5.0) -> PublicTarget:
@@ -82,7 +82,10 @@ async def connect(loop: Loop, where: PublicTarget) -> bool:
     made = asyncio.get_running_loop().create_future()
 
     class Stream(asyncio.Protocol):
+        remote = ""
+
         def connection_made(self, transport: Any) -> None:
+            self.remote = "somebody"
             made.set_result(transport)
 
     stream: Any = Stream()
@@ -156,6 +159,17 @@ async def test_an_address_that_is_silent_does_not_use_up_the_time_of_the_next() 
         loop.reach = {"1.0.0.1": None, "1.1.1.1": port}
         assert await connect(loop, target(seconds=0.2))
     assert loop.dialled == ["1.0.0.1", "1.1.1.1"]
+
+
+async def test_a_connection_that_was_lost_is_not_followed_by_another_one() -> None:
+    """What uses it has seen the first, and would take the second for the same."""
+    loop = Loop(["1.0.0.1", "1.1.1.1"])
+    async with server() as port:
+        loop.reach = {"1.0.0.1": port, "1.1.1.1": port}
+        loop.cut = {"1.0.0.1"}
+        with pytest.raises(ConnectionResetError):
+            await connect(loop, target())
+    assert loop.dialled == ["1.0.0.1"]
 
 
 async def test_where_none_answers_the_first_says_why() -> None:

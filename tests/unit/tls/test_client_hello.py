@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.tls.client_hello import HELLO_BYTES, HelloCode, HelloError, host_name
+from sidecar.tls.client_hello import HELLO_BYTES, HelloCode, HelloError, begins_for, host_name
 from sidecar.tls.hello import server_name
 from tests.unit.tls.test_hello import HELLO, client_hello, hello_with, records, vector
 
@@ -93,10 +93,10 @@ def test_one_that_never_ends_is_refused() -> None:
 @pytest.mark.parametrize(
     ("extensions", "code"),
     [
-        (b"", HelloCode.NO_NAME),
+        (b"", HelloCode.NAME),
         (names(), HelloCode.MALFORMED),
-        (names((0, b"")), HelloCode.NO_NAME),
-        (names((1, b"tools")), HelloCode.NO_NAME),
+        (names((0, b"")), HelloCode.NAME),
+        (names((1, b"tools")), HelloCode.NAME),
         (names((0, b"tools"), (0, b"evil")), HelloCode.MALFORMED),
         (names((0, b"tools"), (1, b"evil")), HelloCode.MALFORMED),
         (names((0, b"tools")) + names((0, b"evil")), HelloCode.MALFORMED),
@@ -113,4 +113,13 @@ def test_what_two_readers_could_read_differently_is_refused(extensions: bytes, c
 
 def test_a_hello_of_old_without_extensions_has_no_name() -> None:
     body = b"\3\3" + bytes(32) + vector(1, b"") + vector(2, b"\0\x2f") + vector(1, b"\0")
-    assert refusal(records(b"\1" + vector(3, body), 16384)) is HelloCode.NO_NAME
+    assert refusal(records(b"\1" + vector(3, body), 16384)) is HelloCode.NAME
+
+
+def test_it_begins_for_one_host() -> None:
+    assert begins_for("tools.internal", HELLO)
+    assert not begins_for("tools.internal", HELLO[:-1])
+    for host in ("internal", "tools.internal.", "x.tools.internal", "TOOLS.internal", ""):
+        with pytest.raises(HelloError) as caught:
+            begins_for(host, HELLO)
+        assert caught.value.code is HelloCode.NAME

@@ -15,6 +15,7 @@ import socket
 import stat
 import struct
 import time
+from array import array
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -181,6 +182,24 @@ def _listen(path: Path, mode: int) -> socket.socket:
         path.unlink(missing_ok=True)
         raise
     return sock
+
+
+#: Linux: descriptors that arrive are inherited by nothing that this process starts.
+_CLOSED_ON_EXEC: Final = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+
+
+def receive_descriptors(sock: socket.socket, size: int, most: int) -> tuple[bytes, list[int], int]:
+    """As `socket.recv_fds`, which lets what it receives be inherited: data, descriptors, flags. Raises OSError."""
+    found = array("i")
+    room = socket.CMSG_LEN(most * found.itemsize)
+    data, messages, flags, _ = sock.recvmsg(size, room, _CLOSED_ON_EXEC)
+    for level, kind, content in messages:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            found.frombytes(content[: len(content) - len(content) % found.itemsize])
+    if not _CLOSED_ON_EXEC:
+        for descriptor in found:
+            os.set_inheritable(descriptor, False)
+    return data, list(found), flags
 
 
 class PeerSocket(Protocol):

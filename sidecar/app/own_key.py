@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from sidecar.errors import SidecarError
 from sidecar.keys.errors import KeyCode, PrivateKeyError, SignCode, SignError
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from sidecar.config.key_material import KeyMaterial
     from sidecar.config.load import Loaded
-    from sidecar.identity.svid import Svid
     from sidecar.keys.signer import Signer
     from sidecar.telemetry.messages import Messages
     from sidecar.telemetry.metrics import Metrics
@@ -48,11 +47,21 @@ _retired: Final[set[OwnKey]] = set()
 _refused: Final[set[bytes]] = set()
 
 
+class Lent(Protocol):
+    """The use of a key that another process of ours has opened."""
+
+    def signer(self, limit: float) -> Signer:
+        """Makes what signs with it, within so many seconds. Raises SignError."""
+
+
 class OwnKey:
     """The key of one or more configurations. ``private_key`` is what TLS contexts take."""
 
-    def __init__(self, material: KeyMaterial, private_key: PrivateKey, protection: str, limit: float) -> None:
+    def __init__(
+        self, material: KeyMaterial, private_key: PrivateKey, protection: str, limit: float, lent: Lent | None = None
+    ) -> None:
         self.material = material
+        self._lent = lent
         self.private_key = private_key
         self.protection = protection
         self._limit = limit
@@ -67,35 +76,31 @@ class OwnKey:
         return cls(material, material.software, str(material.protection), 0.0)
 
     @classmethod
-    async def open(cls, loaded: Loaded, previous: OwnKey | None = None) -> OwnKey:
+    async def open(cls, loaded: Loaded, previous: OwnKey | None = None, *, lent: Lent | None = None) -> OwnKey:
         """Opens the key of a configuration and signs with it once; gives ``previous`` back where it is the same one.
 
+        ``lent``: another process has opened it, for us too, and we use it through that one.
         Raises SignError where the device cannot be used now, ConfigurationError where it never can as it is configured or
         its key is not the certificate's.
         """
         material, limit = loaded.material.key, loaded.config.limits.sign_timeout
-        if previous is not None and previous.serves(loaded):
+        if previous is not None and previous.serves(loaded, lent):
             return previous
         if material.software is not None:
             return cls.of_file(material)
-        attempt = _digest(material)
-        if attempt in _refused:
-            raise SignError(
-                SignCode.AUTH,
-                f"{material.spec}: the PIN, or none, was refused before, and is not tried again",
-                hint="put the right PIN into the file that pin-source= names, or restart to try the same one",
-            )
+        if lent is None:
+            check_not_refused(material)
         try:
             return await apart(
-                partial(cls._open, material, limit, loaded.material.svid, asyncio.get_running_loop()),
+                partial(cls._open, loaded, lent, asyncio.get_running_loop()),
                 OPEN_SECONDS + limit,
                 "key-open",
                 unwanted=cls._close,
             )
         except SignError as error:
             # A signer service keeps to that by itself, and may be another one by the next time.
-            if error.code is SignCode.AUTH and not isinstance(material.spec, RemoteKey):
-                _refused.add(attempt)
+            if error.code is SignCode.AUTH and lent is None and not isinstance(material.spec, RemoteKey):
+                note_refused(material)
             raise
         except TimeoutError:
             raise SignError(
@@ -105,10 +110,11 @@ class OwnKey:
             ) from None
 
     @classmethod
-    def _open(cls, material: KeyMaterial, limit: float, svid: Svid, loop: asyncio.AbstractEventLoop) -> OwnKey:
+    def _open(cls, loaded: Loaded, lent: Lent | None, loop: asyncio.AbstractEventLoop) -> OwnKey:
         """In a thread: each of these may wait for the device."""
         from sidecar.keys.openssl import ExternalKey, ThroughOpenSsl, install  # noqa: PLC0415 - for such keys alone
 
+        material, svid, limit = loaded.material.key, loaded.material.svid, loaded.config.limits.sign_timeout
         install()  # before a device is opened that could not be used
         key: OwnKey | None = None
 
@@ -117,7 +123,7 @@ class OwnKey:
                 with contextlib.suppress(RuntimeError):  # the loop may be closed: the process is ending
                     loop.call_soon_threadsafe(key.told, seconds, code)
 
-        signer = open_signer(material.spec, material.secrets, limit=limit)
+        signer = lent.signer(limit) if lent else open_signer(material.spec, material.secrets, limit=limit)
         try:
             guard = GuardedSigner(signer, told)
             external = ExternalKey(guard)
@@ -134,7 +140,7 @@ class OwnKey:
             with contextlib.suppress(SignError):  # it hangs: the first error says so
                 signer.close()
             raise
-        key = cls(material, external, str(guard.protection), limit)
+        key = cls(material, external, str(guard.protection), limit, lent)
         key._guard = guard
         return key
 
@@ -146,13 +152,13 @@ class OwnKey:
         assert self.material.software is not None  # noqa: S101 - the other kind there is
         return SoftwareSigner(self.material.software)
 
-    def serves(self, loaded: Loaded) -> bool:
+    def serves(self, loaded: Loaded, lent: Lent | None = None) -> bool:
         """Says whether this is the key of that configuration, reached in the same way, and may go on as it is.
 
         One that is gone, or whose certificate is now another one, is opened anew: the key at its place may have been
         replaced. One that was refused its PIN stays as it is until that changes.
         """
-        if self.material != loaded.material.key:
+        if self.material != loaded.material.key or self._lent is not lent:
             return False
         if self._guard is None:
             return True
@@ -239,6 +245,21 @@ async def close_retired() -> None:
     """Lets go of every key that waits for that: the process ends."""
     while _retired:
         await _retired.pop().close()
+
+
+def check_not_refused(material: KeyMaterial) -> None:
+    """Raises SignError where a device has refused this PIN before: `note_refused`."""
+    if _digest(material) in _refused:
+        raise SignError(
+            SignCode.AUTH,
+            f"{material.spec}: the PIN, or none, was refused before, and is not tried again",
+            hint="put the right PIN into the file that pin-source= names, or restart to try the same one",
+        )
+
+
+def note_refused(material: KeyMaterial) -> None:
+    """A device has refused this way of opening it: this process does not try it again."""
+    _refused.add(_digest(material))
 
 
 def _digest(material: KeyMaterial) -> bytes:

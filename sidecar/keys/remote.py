@@ -12,7 +12,7 @@ import socket
 import threading
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -23,12 +23,13 @@ from sidecar.keys.errors import SignCode, SignError
 from sidecar.keys.protection import Protection
 from sidecar.keys.selftest import check_signature
 from sidecar.keys.signer import CURVES
+from sidecar.keys.spec import RemoteKey
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from sidecar.keys.signer import Hash
-    from sidecar.keys.spec import RemoteKey
 
 #: Connections that wait for the next signature: as many as threads sign at once in a proxy, and some more.
 IDLE: Final = 8
@@ -39,26 +40,73 @@ _REFUSED_HINT: Final = (
 )
 
 
+class Service(Protocol):
+    """A way to a signer service. ``name`` is what messages call it, ``hint`` what to do where it cannot be reached."""
+
+    name: str
+    hint: str
+
+    def connect(self, left: Callable[[], float]) -> socket.socket:
+        """Makes a connection within the seconds that ``left`` says. Raises OSError, and what ``left`` raises."""
+
+    def close(self) -> None:
+        """Makes no more of them."""
+
+
+class ServiceSocket:
+    """The UNIX socket of `sidecar signer`."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.name = f"the signer service at {path}"
+        self.hint = f"start it: sidecar signer --listen unix:{path} --key KEY"
+
+    def connect(self, left: Callable[[], float]) -> socket.socket:
+        """Connects, waiting for a place in its queue."""
+        sock = socket.socket(socket.AF_UNIX)
+        try:
+            while True:
+                sock.settimeout(left())
+                try:
+                    sock.connect(str(self._path))
+                except BlockingIOError:
+                    time.sleep(_PAUSE)
+                else:
+                    return sock
+        except BaseException:
+            sock.close()
+            raise
+
+    def close(self) -> None:
+        """There is nothing to let go of."""
+
+
 class RemoteSigner:
     """A `sidecar.keys.signer.Signer` whose key a signer service has. ``limit``: seconds for one signature."""
 
-    protection = Protection.REMOTE
+    def __init__(self, spec: RemoteKey | Service, *, limit: float, protection: Protection = Protection.REMOTE) -> None:
+        """Asks for the public key. Raises SignError.
 
-    def __init__(self, spec: RemoteKey, *, limit: float) -> None:
-        """Asks for the public key. Raises SignError."""
-        self._path = spec.path
+        ``protection`` is what the service says of itself, for whoever can believe it.
+        """
+        self._service = ServiceSocket(spec.path) if isinstance(spec, RemoteKey) else spec
+        self.protection = protection
         self._limit = limit
         self._lock = threading.Lock()
         self._idle: list[_Link] = []  # the one used last is the last
         self._closed = False
-        deadline = _Deadline(self._path, limit)
-        link = _Link(self._path, deadline)
-        self.public_key = link.public_key(deadline)
+        deadline = _Deadline(self._service, limit)
+        try:
+            link = _Link(self._service, deadline)
+            self.public_key = link.public_key(deadline)
+        except BaseException:
+            self._service.close()
+            raise
         self._put_back(link)
 
     def sign(self, message: bytes, hash_: Hash) -> bytes:
         """Lets the service sign, within the time limit. Raises SignError."""
-        deadline = _Deadline(self._path, self._limit)
+        deadline = _Deadline(self._service, self._limit)
         try:
             request = wire.encode_request(wire.SignRequest(hash_, message))
         except wire.WireError as error:
@@ -78,6 +126,7 @@ class RemoteSigner:
             idle, self._idle = self._idle, []
         for link in idle:
             link.close()
+        self._service.close()
 
     def _signature(self, request: bytes, deadline: _Deadline) -> bytes:
         link = self._waiting()
@@ -85,12 +134,12 @@ class RemoteSigner:
             # Broken: the service was restarted, or closed what waited for too long. To sign twice does no harm.
             with suppress(_BrokenError):
                 return self._exchanged(link, request, deadline)
-        link = _Link(self._path, deadline)
+        link = _Link(self._service, deadline)
         if link.public_key(deadline) != self.public_key:
             link.close()
             raise SignError(
                 SignCode.NO_KEY,
-                f"the signer service at {self._path} has another key now",
+                f"{self._service.name} has another key now",
                 hint="start it with the key of our certificate, or have a certificate issued for the key it has",
             )
         return self._exchanged(link, request, deadline)
@@ -98,7 +147,7 @@ class RemoteSigner:
     def _exchanged(self, link: _Link, request: bytes, deadline: _Deadline) -> bytes:
         reply = link.ask(request, deadline)
         self._put_back(link)
-        return _payload(reply, self._path)
+        return _payload(reply, self._service)
 
     def _waiting(self) -> _Link | None:
         with self._lock:
@@ -117,8 +166,8 @@ class RemoteSigner:
 class _Deadline:
     """The end of the time that one signature has, with everything it takes."""
 
-    def __init__(self, path: Path, limit: float) -> None:
-        self._path = path
+    def __init__(self, service: Service, limit: float) -> None:
+        self._service = service
         self._limit = limit
         self._end = time.monotonic() + limit
 
@@ -132,7 +181,7 @@ class _Deadline:
     def error(self) -> SignError:
         return SignError(
             SignCode.TIMEOUT,
-            f"the signer service at {self._path} did not answer within {self._limit:g} s",
+            f"{self._service.name} did not answer within {self._limit:g} s",
             hint="is it, or the device behind it, hung? `sidecar key show` tries it",
         )
 
@@ -144,10 +193,10 @@ class _BrokenError(SignError):
 class _Link:
     """One connection to the service. It is closed by whatever is raised in it."""
 
-    def __init__(self, path: Path, deadline: _Deadline) -> None:
+    def __init__(self, service: Service, deadline: _Deadline) -> None:
         """Connects. Raises SignError."""
-        self._path = path
-        self._sock = _connected(path, deadline)
+        self._service = service
+        self._sock = _connected(service, deadline)
 
     def close(self) -> None:
         self._sock.close()
@@ -156,7 +205,7 @@ class _Link:
         """Asks for the key. Raises SignError."""
         reply = self.ask(wire.encode_request(wire.PublicKeyRequest()), deadline)
         try:
-            return _public_key(_payload(reply, self._path), self._path)
+            return _public_key(_payload(reply, self._service), self._service)
         except SignError:
             self.close()
             raise
@@ -173,7 +222,7 @@ class _Link:
         except wire.WireError as error:
             raise SignError(
                 SignCode.FAILED,
-                f"what answers at {self._path} is no signer service: {error}",
+                f"what answers as {self._service.name} is none: {error}",
                 hint="is it another program, or another version of sidecar?",
             ) from None
         finally:
@@ -196,51 +245,39 @@ class _Link:
     def _broken(self, why: str) -> _BrokenError:
         return _BrokenError(
             SignCode.UNAVAILABLE,
-            f"the signer service at {self._path} broke off: {why}",
+            f"{self._service.name} broke off: {why}",
             hint="its log says why: does it run, and does it serve our uid (--uid)?",
         )
 
 
-def _connected(path: Path, deadline: _Deadline) -> socket.socket:
-    sock = socket.socket(socket.AF_UNIX)
+def _connected(service: Service, deadline: _Deadline) -> socket.socket:
     try:
-        while True:
-            sock.settimeout(deadline.left())
-            try:
-                sock.connect(str(path))
-            except BlockingIOError:
-                time.sleep(_PAUSE)
-            else:
-                return sock
+        return service.connect(deadline.left)
     except OSError as error:
-        sock.close()
         raise SignError(
             SignCode.UNAVAILABLE,
-            f"the signer service at {path} cannot be reached: {error.strerror or error}",
-            hint=f"start it: sidecar signer --listen unix:{path} --key KEY",
+            f"{service.name} cannot be reached: {error.strerror or error}",
+            hint=service.hint,
         ) from None
-    except SignError:
-        sock.close()
-        raise
 
 
-def _payload(reply: wire.Reply, path: Path) -> bytes:
+def _payload(reply: wire.Reply, service: Service) -> bytes:
     if isinstance(reply, wire.Done):
         return reply.payload
     # That its key was let go of is the end of the service, not of us.
     code = SignCode.UNAVAILABLE if reply.code is SignCode.CLOSED else reply.code
     hint = _REFUSED_HINT if code is SignCode.REFUSED else "its log says more"
-    raise SignError(code, f"the signer service at {path} refused: {reply.code}", hint=hint)
+    raise SignError(code, f"{service.name} refused: {reply.code}", hint=hint)
 
 
-def _public_key(spki: bytes, path: Path) -> ec.EllipticCurvePublicKey:
+def _public_key(spki: bytes, service: Service) -> ec.EllipticCurvePublicKey:
     key = None
     with suppress(ValueError, UnsupportedAlgorithm):
         key = load_der_public_key(spki)
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, CURVES):
         raise SignError(
             SignCode.FAILED,
-            f"what answers at {path} shows no public key on P-256 or P-384",
+            f"what answers as {service.name} shows no public key on P-256 or P-384",
             hint="is it another program, or another version of sidecar?",
         )
     return key

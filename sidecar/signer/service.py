@@ -92,7 +92,7 @@ class SignerService:
     def __init__(
         self,
         signer: Signer,
-        place: Place,
+        place: Place | None,
         lines: Lines,
         *,
         messages: Messages,
@@ -100,6 +100,7 @@ class SignerService:
         limits: SignerLimits,
         mandate: Mandate,
     ) -> None:
+        """``place`` None: it has no socket and is not started; a `sidecar.signer.door.Porter` brings its connections."""
         self.limits = limits
         self.spki = signer.public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         self.facts = KeyFacts(str(Pin.of_spki(self.spki)), str(signer.protection))
@@ -108,7 +109,7 @@ class SignerService:
         recognisers = Recognisers.of(signer.public_key, mandate)
         self.means = Means(signer, recognisers, workers, log, messages, clock, limits.sign)
         self._place = place
-        self._uids = place.uids | {os.geteuid()}
+        self._uids = (place.uids if place else frozenset()) | {os.geteuid()}
         #: The one that has had nothing to do for longest is the first of those that are not busy.
         self.open: dict[Connection, None] = {}
         self._file: SocketFile | None = None
@@ -116,6 +117,7 @@ class SignerService:
 
     async def start(self) -> None:
         """Makes the socket and begins to accept. Raises LocalError."""
+        assert self._place is not None  # noqa: S101 - see __init__
         self._file = SocketFile.make(self._place.path, self._place.rules())
         loop = asyncio.get_running_loop()
         # One at a time, then as many may wait as may be open: out of descriptors, asyncio fails once for each it may take.

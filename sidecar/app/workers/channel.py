@@ -12,11 +12,12 @@ import json
 import os
 import socket
 import struct
-from array import array
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+from sidecar.sockets import receive_descriptors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -29,8 +30,6 @@ MAX_BYTES: Final = 64 * 1024 * 1024
 #: Descriptors of one frame; Linux passes up to 253 at once (SCM_MAX_FD).
 MAX_DESCRIPTORS: Final = 200
 _READ_BYTES: Final = 256 * 1024
-#: Linux: descriptors that arrive are inherited by nothing that this process starts.
-_CLOSED_ON_EXEC: Final = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
 
 class ChannelError(Exception):
@@ -104,7 +103,7 @@ class Channel:
 
     def _read(self) -> None:
         try:
-            data, descriptors, flags = _receive(self._sock)
+            data, descriptors, flags = receive_descriptors(self._sock, _READ_BYTES, MAX_DESCRIPTORS)
         except BlockingIOError:
             return
         except OSError:
@@ -164,20 +163,6 @@ class Channel:
         if not self.closed:
             self.close()
             self._on_end(why)
-
-
-def _receive(sock: socket.socket) -> tuple[bytes, list[int], int]:
-    """As `socket.recv_fds`, which lets what it receives be inherited. Raises OSError."""
-    found = array("i")
-    room = socket.CMSG_LEN(MAX_DESCRIPTORS * found.itemsize)
-    data, messages, flags, _ = sock.recvmsg(_READ_BYTES, room, _CLOSED_ON_EXEC)
-    for level, kind, content in messages:
-        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-            found.frombytes(content[: len(content) - len(content) % found.itemsize])
-    if not _CLOSED_ON_EXEC:
-        for descriptor in found:
-            os.set_inheritable(descriptor, False)
-    return data, list(found), flags
 
 
 def _object(text: bytes, descriptors: list[int]) -> Content:

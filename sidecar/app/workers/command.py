@@ -9,9 +9,8 @@ import argparse
 import asyncio
 import socket
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from sidecar.app.workers.worker import Worker
 from sidecar.cli.run import loop_factory, prepare_process
 from sidecar.clock import Clock
 from sidecar.hardening import harden
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one process to its end; returns its exit code."""
     parser = argparse.ArgumentParser(prog="sidecar.app.workers", description="Started by sidecar run, for itself.")
-    parser.add_argument("role", choices=("worker",))
+    parser.add_argument("role", choices=sorted(_ROLES))
     parser.add_argument("--of", metavar="FILE", help="the configuration file, for whoever looks at the processes")
     parser.add_argument("--number", type=int, help="which of the workers it is, likewise")
     parser.add_argument("--loop", default="auto", help="as in sidecar run")
@@ -34,8 +33,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     sock = socket.socket(fileno=args.channel)
     sock.set_inheritable(False)
     with asyncio.Runner(loop_factory=loop_factory(args.loop)) as runner:
-        return runner.run(_work(sock))
+        return runner.run(_ROLES[args.role](sock))
 
 
 async def _work(sock: socket.socket) -> int:
+    from sidecar.app.workers.worker import Worker  # noqa: PLC0415 - each role loads what it needs
+
     return await Worker(sock, Clock()).run()
+
+
+async def _sign(sock: socket.socket) -> int:
+    from sidecar.app.workers.signing import SignerProcess  # noqa: PLC0415 - likewise
+
+    return await SignerProcess(sock, Clock()).run()
+
+
+_ROLES: Final = {"worker": _work, "signer": _sign}

@@ -18,6 +18,7 @@ from sidecar.app.workers.console import Console
 from sidecar.app.workers.ending import drain
 from sidecar.app.workers.fleet import Fleet
 from sidecar.app.workers.handed import pack
+from sidecar.app.workers.keeper import Keeper, door_of, needed
 from sidecar.app.workers.process import Process
 from sidecar.app.workers.reload import FleetReloader
 from sidecar.app.workers.serving import place_name
@@ -70,6 +71,8 @@ class Parent:
         #: Resolves to the exit code when the process should end.
         self.ended: asyncio.Future[int] = loop.create_future()
         self._packed: Content = pack(loaded)
+        #: The signer process, where our key needs one.
+        self.keeper: Keeper | None = None
         self._loop_choice = loop_choice
         self._started = False
         self._consoles = self._make_consoles()
@@ -100,6 +103,8 @@ class Parent:
             allow(self.sockets, self.loaded.config, self.messages)
             for console in self._consoles:
                 await console.start()
+            if needed(self.loaded):
+                self.keeper = await Keeper.open(self.loaded, self.messages)
             await self.fleet.start()
         except BaseException:
             await self._let_go()
@@ -120,14 +125,16 @@ class Parent:
     @property
     def protection(self) -> str:
         """What keeps our key from being copied."""
-        return str(self.loaded.material.protection)
+        return self.keeper.protection if self.keeper else str(self.loaded.material.protection)
 
     @property
     def reason(self) -> str | None:
         """Why we are not ready; None when we are."""
         if self.draining:
             return "draining"
-        return self.fleet.reason if self._started else "starting"
+        if not self._started:
+            return "starting"
+        return (self.keeper and self.keeper.trouble) or self.fleet.reason
 
     def show(self) -> None:
         """Tells the metrics what is in force, as far as no worker does."""
@@ -152,8 +159,15 @@ class Parent:
     async def _files_changed(self) -> None:
         await self.reload("a changed file")
 
-    def put_into_force(self, loaded: Loaded, packed: Content, bound: dict[Place, Binding]) -> None:
+    def put_into_force(
+        self, loaded: Loaded, packed: Content, bound: dict[Place, Binding], keeper: Keeper | None
+    ) -> None:
         """From now on this is what a worker is started with."""
+        old, self.keeper = self.keeper, keeper
+        if old is not None and old is not keeper:
+            # Handshakes that were begun with the old key are finished with it.
+            limits = self.loaded.config.limits
+            self.loop.call_later(max(limits.handshake_timeout, limits.connect_timeout), old.close)
         self.loaded, self._packed = loaded, packed
         kept = places(loaded.config)
         for place in self.sockets.keys() - kept:
@@ -171,8 +185,10 @@ class Parent:
         child = Child(f"worker {number}", process)
         try:
             child.hand_turns(self.turns)
-            child.hand({place_name(place): bound.sock.fileno() for place, bound in self.sockets.items()})
-            await child.ask(Ask.START, self._packed, seconds=START_SECONDS)
+            sockets = {place_name(place): bound.sock.fileno() for place, bound in self.sockets.items()}
+            child.hand(sockets | door_of(self.keeper))
+            content = self._packed | {"protection": self.keeper and self.keeper.protection}
+            await child.ask(Ask.START, content, seconds=START_SECONDS)
         except BaseException:
             child.end("could not be started")
             raise
@@ -239,6 +255,9 @@ class Parent:
 
     async def _let_go(self, seconds: float = 0.0) -> None:
         await self.fleet.end(seconds)
+        if self.keeper is not None:
+            self.keeper.close()
+            await self.keeper.ended()
         for bound in self.sockets.values():
             bound.close()
         for console in self._consoles:

@@ -9,6 +9,7 @@ from sidecar.app.listening import bind_at, places
 from sidecar.app.reload import refuse_fixed
 from sidecar.app.watch import Settled
 from sidecar.app.workers.handed import pack
+from sidecar.app.workers.keeper import Keeper, door_of, needed
 from sidecar.app.workers.serving import place_name
 from sidecar.app.workers.wire import Ask, WorkerError
 from sidecar.config.effective import policy_version
@@ -88,33 +89,48 @@ class FleetReloader:
                 return False
             log = self._new_log(loaded)
             bound: dict[Place, Binding] = {}
+            keeper: Keeper | None = None
             try:
+                keeper = await self._keeper(loaded)
                 for place in places(loaded.config) - parent.sockets.keys():
                     bound[place] = bind_at(place)
-                await self._prepare(packed, bound)
+                await self._prepare(packed, bound, keeper)
                 for binding in bound.values():
                     listen(binding.sock)
             except BaseException:
                 await self._abandon()
+                if keeper is not None and keeper is not parent.keeper:
+                    keeper.close()
                 for binding in bound.values():
                     binding.close()
                 if log is not None:
                     log.close()
                 raise
             # From here on nothing can refuse: a worker that fails now is replaced by one that begins with the new one.
-            parent.put_into_force(loaded, packed, bound)
+            parent.put_into_force(loaded, packed, bound, keeper)
             await self._commit()
         await self._reopen_log(log)
         return True
 
+    async def _keeper(self, loaded: Loaded) -> Keeper | None:
+        """The signer process of a configuration: the one that there is, where it is the same key. Raises SidecarError."""
+        parent = self._parent
+        if not needed(loaded):
+            return None
+        if parent.keeper is not None and parent.keeper.serves(loaded):
+            return parent.keeper
+        return await Keeper.open(loaded, parent.messages)
+
     # -- the two steps --------------------------------------------------------------------------------------------------
 
-    async def _prepare(self, packed: Content, bound: dict[Place, Binding]) -> None:
+    async def _prepare(self, packed: Content, bound: dict[Place, Binding], keeper: Keeper | None) -> None:
         """Has every worker make it ready. Raises what the first one that cannot says."""
         children = self._parent.fleet.children
+        door = {} if keeper is self._parent.keeper else door_of(keeper)
         for child in children:
-            child.hand({place_name(place): binding.sock.fileno() for place, binding in bound.items()})
-        asking = (child.ask(Ask.PREPARE, packed, seconds=PREPARE_SECONDS) for child in children)
+            child.hand({place_name(place): binding.sock.fileno() for place, binding in bound.items()} | door)
+        content = packed | {"protection": keeper and keeper.protection}
+        asking = (child.ask(Ask.PREPARE, content, seconds=PREPARE_SECONDS) for child in children)
         for found in await asyncio.gather(*asking, return_exceptions=True):
             if isinstance(found, BaseException):
                 raise found

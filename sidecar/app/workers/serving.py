@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from sidecar.app.own_key import OwnKey
 from sidecar.app.server import Server
 from sidecar.proxy.binding import Binding
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     import socket
 
     from sidecar.app.listening import Console, Place
-    from sidecar.app.own_key import OwnKey
+    from sidecar.app.workers.lent import LentKey
     from sidecar.clock import Clock
     from sidecar.config.load import Loaded
     from sidecar.telemetry.turns import Turns
@@ -38,6 +39,8 @@ class WorkerServer(Server):
         self, loaded: Loaded, clock: Clock, loop: asyncio.AbstractEventLoop, key: OwnKey, turns: Turns
     ) -> None:
         self.turns = turns
+        #: Our key, where another process has opened it for all workers.
+        self.lent: LentKey | None = None
         #: Sockets that were handed to us and that nothing has taken yet, by `place_name`.
         self.handed: dict[str, socket.socket] = {}
         super().__init__(loaded, clock, loop, key)
@@ -45,6 +48,10 @@ class WorkerServer(Server):
     def bind(self, place: Place) -> Binding:
         """Takes a socket that the parent bound. Raises KeyError where it did not: the two of us do not agree."""
         return Binding(self.handed.pop(place_name(place)))
+
+    async def open_key(self, loaded: Loaded, previous: OwnKey) -> OwnKey:
+        """Opens the key of a new configuration, or gives ``previous`` back; as `OwnKey.open`."""
+        return await OwnKey.open(loaded, previous, lent=self.lent)
 
     def forget_handed(self) -> None:
         """Closes the sockets that nothing has taken."""

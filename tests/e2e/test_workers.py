@@ -70,9 +70,9 @@ def test_the_log_has_whole_lines_in_a_pipe(site: Site, backend: Backend) -> None
 
 
 def test_limits_are_divided(site: Site, backend: Backend) -> None:
-    tools = site.tools(backend, workers=WORKERS, limits={"connections": 4}).start()
+    tools = site.tools(backend, workers=WORKERS, limits={"connections": 40}).start()
     callers = callers_of_all(site, tools)
-    share = 4 // WORKERS
+    share = 40 // WORKERS
     while tools.metric("limit_hits_total", limit="connections") == 0:
         callers.append(site.caller(tools.port()))
         try:

@@ -18,6 +18,7 @@ COUNTED: Final = (
     "handshake_queue",
     "request_burst",
     "upstream_connections",
+    "upstream_waiting",
 )
 
 #: Of a limit that may be absent. What is compared with it never exceeds it.
@@ -78,8 +79,10 @@ class Limits:
     tunnel_idle_timeout: float = 3600.0
     #: A tunnel (tcp), however busy: cut.
     tunnel_lifetime: float = 24 * 3600.0
-    #: Connections to the upstream of one entry: 503, a tunnel is cut.
+    #: Connections to the upstream of one entry: a request waits, and is then 503; a tunnel is cut.
     upstream_connections: int = 1024
+    #: Requests that wait for one of these, each for ``connect_timeout``: 503.
+    upstream_waiting: int = 256
 
     def share(self, workers: int) -> Limits:
         """One worker's part: what is counted, divided by their number, rounded up, so that no part is nothing.

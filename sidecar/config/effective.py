@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 #: Hexadecimal digits of a policy version: enough to tell any two policies of one fleet apart at a glance.
 _DIGITS = 16
 _SIZES = ("_bytes", "min_rate")
+_TIMES = ("_timeout", "_lifetime")
 
 
 def effective(config: Config) -> dict[str, Any]:
@@ -167,7 +169,7 @@ def _limits(limits: Limits) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for each in fields(limits):
         value = getattr(limits, each.name)
-        if isinstance(value, float):
+        if isinstance(value, float) and (each.name.endswith(_TIMES) or math.isinf(value)):
             value = spell_duration(value)
         elif each.name.endswith(_SIZES):
             value = spell_size(value)

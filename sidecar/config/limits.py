@@ -160,7 +160,13 @@ UPSTREAM_CONNECTIONS: Final = Key(
     "upstream_connections",
     number(1, 1_000_000),
     DEFAULTS.upstream_connections,
-    "Connections to the upstream of one entry. A request that would need one more: 503; a tunnel is cut. Divided by `workers`.",
+    "Connections to the upstream of one entry. A request that would need one more waits for `connect_timeout`, then 503; a tunnel is cut. Divided by `workers`.",
+)
+UPSTREAM_WAITING: Final = Key(
+    "upstream_waiting",
+    number(1, 1_000_000),
+    DEFAULTS.upstream_waiting,
+    "Requests that wait for a connection to the upstream of one entry, where there are as many as may be. The oldest is served first. One more: 503. Divided by `workers`.",
 )
 
 LIMITS: Final = Table(
@@ -192,6 +198,7 @@ LIMITS: Final = Table(
         TUNNEL_IDLE_TIMEOUT,
         TUNNEL_LIFETIME,
         UPSTREAM_CONNECTIONS,
+        UPSTREAM_WAITING,
     ),
 )
 

@@ -214,8 +214,9 @@ class Exchange(Again):
             self.fail(error.code, error.cause, text=str(error))
             return
         self._task = None
-        if self.pool.retired or self._overtaken:
-            upstream.drop()
+        if upstream is None or self.pool.retired or self._overtaken:
+            if upstream is not None:
+                upstream.drop()
             self._begin_again()
             return
         self._attach(upstream)

@@ -62,6 +62,7 @@ class ProxyCode(StrEnum):
     LIMIT_HANDSHAKE_QUEUE = "limit_handshake_queue"
     LIMIT_TLS_RECORDS = "limit_tls_records"
     LIMIT_UPSTREAM_CONNECTIONS = "limit_upstream_connections"
+    LIMIT_UPSTREAM_WAITING = "limit_upstream_waiting"
     RETRIES = "limit_retries"
     SIGNING_LATE = "signer_timeout"
     SIGNING = "signing_failed"
@@ -93,6 +94,7 @@ STATUS: dict[ProxyCode, int] = {
     ProxyCode.REQUEST_RATE: 429,
     ProxyCode.TOTAL_TIMEOUT: 504,
     ProxyCode.LIMIT_UPSTREAM_CONNECTIONS: 503,
+    ProxyCode.LIMIT_UPSTREAM_WAITING: 503,
     ProxyCode.SIGNING: 503,
     ProxyCode.TOKEN_UNAVAILABLE: 503,
     ProxyCode.OUT_OF_RESOURCES: 503,

@@ -6,16 +6,17 @@ cannot leave (DESIGN 4, rule 1).
 
 from __future__ import annotations
 
+import asyncio
+from enum import Enum, auto
 from typing import TYPE_CHECKING, Protocol
 
 from sidecar.proxy.dial import connect, demand, over_limit
 from sidecar.proxy.failure import DialError, ProxyCode
 from sidecar.proxy.stream import NEVER, Stream
 from sidecar.proxy.upstream import Upstream
+from sidecar.proxy.waiting import Line
 
 if TYPE_CHECKING:
-    import asyncio
-
     from sidecar.identity.peer import Peer
     from sidecar.policy.decision import Permit
     from sidecar.proxy.hub import Hub
@@ -91,6 +92,13 @@ class PlainDestination:
         """Plaintext has nothing to keep."""
 
 
+class Found(Enum):
+    """What somebody who waited gets where it is no connection."""
+
+    PLACE = auto()  # for a new one; it is counted as being dialled already
+    RETIRED = auto()  # nothing, and never any more
+
+
 class Pool:
     """The connections to one destination. Idle ones are used last-in first-out, so that surplus ones age and go."""
 
@@ -102,6 +110,8 @@ class Pool:
         self._live: set[Upstream] = set()
         self._dialling = 0
         self._retries = RETRY_BURST
+        #: Requests that wait, where there are as many connections as may be.
+        self._line = Line()
 
     @property
     def size(self) -> int:
@@ -113,6 +123,11 @@ class Pool:
         demand(permit)
         if self._retries < RETRY_BURST:
             self._retries += RETRY_SHARE
+        if self._line.turns:
+            return None  # what is idle is for those who were here first
+        return self._take_idle()
+
+    def _take_idle(self) -> Upstream | None:
         idle = self._idle
         while idle:
             upstream = idle.pop()
@@ -121,22 +136,59 @@ class Pool:
             upstream.drop()
         return None
 
-    async def dial(self, permit: Permit) -> Upstream:
+    async def dial(self, permit: Permit) -> Upstream | None:
         """Makes a new connection; over TLS the peer is proven when this returns.
+
+        Where there are as many as may be, it waits in line for one that is given back, or for a place for a new one. None:
+        a reload has retired the pool meanwhile.
 
         Raises:
             DialError: the upstream refuses, does not answer in time, is not who it should be, or the limit
-                ``upstream_connections`` is reached.
+                ``upstream_connections`` is reached and nothing became free, or ``upstream_waiting`` is.
 
         """
         demand(permit)
-        if self.size >= self.hub.limits.upstream_connections:
-            raise over_limit()
-        self._dialling += 1
+        if self._line.turns or self.size >= self.hub.limits.upstream_connections:
+            found = await self._wait()
+            if found is not Found.PLACE:
+                return found if isinstance(found, Upstream) else None
+        else:
+            self._dialling += 1
         try:
             return await self._connect()
         finally:
             self._dialling -= 1
+            self._freed()
+
+    async def _wait(self) -> Upstream | Found:
+        limits = self.hub.limits
+        if self.retired:
+            return Found.RETIRED
+        if len(self._line.turns) >= limits.upstream_waiting:
+            text = "too many requests wait for a connection to this upstream"
+            raise DialError(ProxyCode.LIMIT_UPSTREAM_WAITING, text)
+        try:
+            async with asyncio.timeout(limits.connect_timeout):
+                return await self._line.wait(self._find)
+        except TimeoutError:
+            raise over_limit() from None
+        finally:
+            self._freed()  # whoever leaves, with or without anything, may have been called for more than one
+
+    def _find(self) -> Upstream | Found | None:
+        """What there is for the first in line."""
+        if self.retired:
+            return Found.RETIRED
+        upstream = self._take_idle()
+        if upstream is None and self.size < self.hub.limits.upstream_connections:
+            self._dialling += 1
+            return Found.PLACE
+        return upstream
+
+    def _freed(self) -> None:
+        """Something may have become free: calls whoever has waited longest."""
+        if self._line.turns and (self._idle or self.size < self.hub.limits.upstream_connections):
+            self._line.call()
 
     def may_retry(self) -> bool:
         """Says whether a request may be sent a second time, and takes note that it will be."""
@@ -159,12 +211,15 @@ class Pool:
             stream.resume_reading()  # the last client was a slow one; what comes now must be seen
         stream.read_deadline = self.hub.clock.monotonic() + self.hub.limits.upstream_idle_timeout
         self._idle.append(upstream)
+        if self._line.turns:
+            self._line.call()
 
     def forget(self, upstream: Upstream) -> None:
         """Drops a connection from the books; it is closed by whoever calls this."""
         self._live.discard(upstream)
         if upstream in self._idle:
             self._idle.remove(upstream)
+        self._freed()
 
     def retire(self) -> None:
         """Takes no new request: idle connections close now, busy ones when their response is complete."""
@@ -173,6 +228,7 @@ class Pool:
         for upstream in idle:
             self._live.discard(upstream)
             upstream.stream.close()
+        self._line.call_all()
 
     async def _connect(self) -> Upstream:
         ready: asyncio.Future[None] = self.hub.loop.create_future()

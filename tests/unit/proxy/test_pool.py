@@ -166,7 +166,9 @@ async def test_the_limit_of_connections_to_an_upstream_is_503_and_named(tmp_path
         writer.write(upstream.answer)
         await keep_answering(upstream, reader, writer)
 
-    async with world(tmp_path, Plan(upstream=Upstream(slow)).with_limits(upstream_connections=2)) as w:
+    async with world(
+        tmp_path, Plan(upstream=Upstream(slow)).with_limits(upstream_connections=2, connect_timeout=0.2)
+    ) as w:
         callers = [await w.caller() for _ in range(3)]
         for caller in callers[:2]:
             caller.send(GET)
@@ -195,6 +197,7 @@ async def test_a_dial_that_is_given_up_leaves_nothing(tmp_path: Path) -> None:
                 upstream = await task
             except asyncio.CancelledError:
                 continue
+            assert upstream is not None
             upstream.drop()
         await w.eventually(lambda: pool.size == 0)
         await w.eventually(lambda: not w.hub.streams)
@@ -238,6 +241,7 @@ async def test_an_upstream_that_a_slow_client_held_up_is_read_from_again(tmp_pat
         assert (await caller.ask(GET)).status == 200
         pool = w.inbound.service.pool
         upstream = await pool.dial(PERMIT)
+        assert upstream is not None
         upstream.stream.pause_reading()
         pool.release(upstream)
         assert not upstream.stream.reading_paused
@@ -262,6 +266,7 @@ async def test_a_connection_that_was_closed_behind_our_back_is_not_taken(tmp_pat
     async with world(tmp_path) as w:
         pool = w.inbound.service.pool
         upstream = await pool.dial(PERMIT)
+        assert upstream is not None
         pool.release(upstream)
         upstream.stream.abort()
         assert pool.take(PERMIT) is None

@@ -6,21 +6,20 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
+from sidecar.app.outbound import Requests, Tunnels, by_listen, service_at
 from sidecar.app.tokens import TokenParts, check_of, helpers_of, make_lanes
 from sidecar.config.effective import policy_version
 from sidecar.config.values import Protocol, Resumption, Tls, UnixAddress
 from sidecar.http.limits import HttpLimits
-from sidecar.policy.routes import SOCKET_HOSTS, ConnectionRoute, Route, RouteTable, listen_hosts
 from sidecar.policy.table import Table
 from sidecar.proxy import proxy_protocol
-from sidecar.proxy.clients import own_and
 from sidecar.proxy.dialler import Dialler
 from sidecar.proxy.inbound import InboundService
 from sidecar.proxy.outbound import OutboundService, TlsDestination
 from sidecar.proxy.pool import PlainDestination, Pool
 from sidecar.proxy.service import Self
 from sidecar.proxy.target import TcpTarget, UnixTarget
-from sidecar.proxy.tunnel_service import InboundTunnels, OutboundTunnels, Wanted, Way
+from sidecar.proxy.tunnel_service import InboundTunnels, Wanted, Way
 from sidecar.tls.contexts import HTTP_ALPN, NO_ALPN, Credentials, client_context, server_context
 from sidecar.tls.expectation import expect_peer
 
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
     from sidecar.app.listening import Place
+    from sidecar.app.outbound import Reached
     from sidecar.app.own_key import OwnKey
     from sidecar.app.public import Roots
     from sidecar.config.load import Loaded
@@ -56,6 +56,8 @@ class Generation:
     pools: dict[Hashable, Pool] = field(default_factory=dict)
     destinations: dict[Hashable, Destination] = field(default_factory=dict)
     diallers: dict[Hashable, Dialler] = field(default_factory=dict)
+    #: What each outbound entry is, by its name, wherever it is reached.
+    outbound: dict[str, Reached] = field(default_factory=dict)
     tokens: TokenParts = field(default_factory=TokenParts)
     #: What ordinary HTTPS services are verified by: one, or none where there are no such entries.
     roots: list[Roots] = field(default_factory=list)
@@ -79,10 +81,11 @@ def build(hub: Hub, loaded: Loaded, key: OwnKey, previous: Generation | None) ->
         place: Place = ("inbound", entry.listen)
         make = _inbound if entry.forward.protocol is Protocol.HTTP else _inbound_tunnels
         generation.services[place] = make(hub, generation, entry, kept)
-    for outbound in loaded.config.outbound:
-        place = ("outbound", outbound.listen)
-        build_outbound = _outbound if outbound.protocol is Protocol.HTTP else _outbound_tunnels
-        generation.services[place] = build_outbound(hub, generation, outbound, kept)
+    for entry_out in loaded.config.outbound:
+        reach = _outbound if entry_out.protocol is Protocol.HTTP else _outbound_tunnels
+        generation.outbound[entry_out.name] = reach(hub, generation, entry_out, kept)
+    for listen, names in by_listen(loaded.config.outbound).items():
+        generation.services["outbound", listen] = service_at(generation, listen, names)
     generation.tokens.helpers = helpers_of(hub, generation)
     return generation
 
@@ -90,10 +93,6 @@ def build(hub: Hub, loaded: Loaded, key: OwnKey, previous: Generation | None) ->
 def target_of(address: Address) -> Target:
     """Returns where connections to an address are made to."""
     return UnixTarget(address.path) if isinstance(address, UnixAddress) else TcpTarget(address.host, address.port)
-
-
-def _listen_hosts(address: Address) -> frozenset[bytes]:
-    return SOCKET_HOSTS if isinstance(address, UnixAddress) else listen_hosts(address.host, address.port)
 
 
 def _credentials(generation: Generation) -> Credentials:
@@ -117,24 +116,14 @@ def _inbound(hub: Hub, generation: Generation, entry: Inbound, kept: Generation)
     return InboundService(hub, entry.name, generation.own, tls, table, pool, tokens)
 
 
-def _outbound(hub: Hub, generation: Generation, entry: Outbound, kept: Generation) -> Entry:
+def _outbound(hub: Hub, generation: Generation, entry: Outbound, kept: Generation) -> Requests:
     key, route, make = _reach(hub, generation, entry, kept)
     pool = kept.pools.get(key)
     if pool is None or pool.retired:  # a lane that was replaced may be named again
         pool = Pool(make(), hub)
     generation.pools[key] = pool
     lanes = make_lanes(hub, generation, entry, pool, route, kept)
-    names = Route(
-        rule=f"outbound.{entry.name}",
-        listen=_listen_hosts(entry.listen),
-        hosts=entry.hosts,
-        origins=entry.origins,
-        paths=entry.paths,
-        methods=entry.methods,
-    )
-    routes = RouteTable(names, generation.policy_version)
-    kind = _service_kind(entry)
-    return kind(hub, entry.name, generation.own, routes, lanes, entry.host, own_and(entry.uids))
+    return Requests(hub, entry, lanes, _service_kind(entry))
 
 
 def _service_kind(entry: Outbound) -> type[OutboundService]:
@@ -170,15 +159,14 @@ def _inbound_tunnels(hub: Hub, generation: Generation, entry: Inbound, kept: Gen
     return InboundTunnels(hub, entry.name, generation.own, _server_context(generation, entry, NO_ALPN), table, way)
 
 
-def _outbound_tunnels(hub: Hub, generation: Generation, entry: Outbound, kept: Generation) -> Entry:
+def _outbound_tunnels(hub: Hub, generation: Generation, entry: Outbound, kept: Generation) -> Tunnels:
     key = _outbound_key(generation, entry)
     where = kept.destinations.get(key) or _tls_destination(hub, generation, entry, NO_ALPN)
     generation.destinations[key] = where
     dialler = _dialler(hub, generation, ("outbound", entry.name), kept)
-    route = ConnectionRoute(f"outbound.{entry.name}", generation.policy_version)
     way = Way(where, dialler, (entry.connect, entry.server_name))
     wanted = Wanted(expect_peer(entry.named_peer, entry.pins), entry.named_peer.trust_domain)
-    return OutboundTunnels(hub, entry.name, generation.own, route, way, wanted, own_and(entry.uids))
+    return Tunnels(hub, entry, way, wanted)
 
 
 def _dialler(hub: Hub, generation: Generation, key: tuple[str, str], kept: Generation) -> Dialler:

@@ -91,7 +91,7 @@ class Status:
 
 
 def _connection(connection: Connection) -> dict[str, Any]:
-    service = connection.listener.service
+    service = connection.service
     peer = connection.peer
     shown: dict[str, Any] = {
         "direction": service.direction,

@@ -12,7 +12,7 @@ from sidecar.config import sections
 from sidecar.config.addresses import unix_address
 from sidecar.config.faults import ConfigCode, Refused
 from sidecar.config.schema import Ledger, Spot, Values, missing, read_table
-from sidecar.config.unserved import not_served
+from sidecar.config.shared import check_shared
 from sidecar.config.values import Admin, Config, Sources, TcpAddress, TokenRefs, UnixAddress
 from sidecar.config.yaml import Mapping, Scalar, Sequence, compose
 from sidecar.identity.peer import Role
@@ -138,6 +138,7 @@ def _check_across(top: Spot, values: Values) -> None:
 
         check_tokens(top.ledger, values)
     _check_listens(top.ledger)
+    check_shared(top.ledger)
     _check_forwards(top.ledger)
     if top.ledger.sources.trust_sound:
         for pattern, spot in top.ledger.patterns:
@@ -172,9 +173,7 @@ def _check_listens(ledger: Ledger) -> None:
         overlapping = [known for known in earlier[place] if _overlap(address, known[1])]
         if overlapping:
             other_direction, other, other_spot = overlapping[0]
-            if address == other and direction == other_direction == "outbound":
-                spot.refuse(not_served("outbound.listen shared"))
-            else:
+            if address != other or not direction == other_direction == "outbound":
                 spot.refuse(
                     Refused(
                         ConfigCode.DUPLICATE_LISTEN,

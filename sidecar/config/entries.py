@@ -209,14 +209,16 @@ OUTBOUND_LISTEN: Final = Key(
     "listen",
     addresses.LISTEN,
     REQUIRED,
-    "Where the agent connects, in plaintext: a loopback address (`localhost` means 127.0.0.1) or a UNIX socket.",
+    "Where the agent connects, in plaintext: a loopback address (`localhost` means 127.0.0.1) or a UNIX socket. Several "
+    "entries may share one.",
 )
 HOSTS: Final = Key(
     "hosts",
     listing(addresses.HOST, empty=some("then only the listen address and localhost are served")),
     (),
     "What the agent calls the peer, beside the listen address and `localhost`. No wildcard. Anything else is 403. "
-    "Not for `protocol: tcp`. With `tls: public`, absent: the service's own name.",
+    "Needed where entries share a `listen`; where a `protocol: tcp` entry has its own, nobody looks at it. With "
+    "`tls: public`, absent: the service's own name.",
 )
 CONNECT: Final = Key(
     "connect",
@@ -309,6 +311,7 @@ def read_outbound(spot: Spot) -> Outbound:
         spot.ledger.patterns.append((peer, values.spots["peer"]))
     if listen:
         spot.ledger.listens.append(("outbound", listen, values.spots["listen"]))
+        spot.ledger.outbound.append((listen, values))
         if isinstance(listen, TcpAddress) and not listen.loopback:
             outbound_listen.check_far(values, listen, OUTBOUND_LISTEN)
     if values.get(outbound_public.TLS) is Tls.MUTUAL:
@@ -365,7 +368,7 @@ def _outbound(values: Values) -> Outbound:
 
 def _refuse_request_keys(values: Values) -> None:
     """Refuses what is about requests where there are none."""
-    keys = (HOSTS, HOST, ORIGINS, OUTBOUND_METHODS, OUTBOUND_PATHS, outbound_token.TOKEN, outbound_token.TOKEN_HEADER)
+    keys = (HOST, ORIGINS, OUTBOUND_METHODS, OUTBOUND_PATHS, outbound_token.TOKEN, outbound_token.TOKEN_HEADER)
     for key in keys:
         if key.name in values.spots:
             refused = Refused(

@@ -111,6 +111,7 @@ class Ledger:
     names: list[tuple[str, str, Spot]] = field(default_factory=list)  # (direction, name, place)
     rule_names: list[tuple[str, Spot]] = field(default_factory=list)
     listens: list[tuple[str, Any, Spot]] = field(default_factory=list)  # (direction, Address, place)
+    outbound: list[tuple[Any, Values]] = field(default_factory=list)  # (Address, what the entry says)
     forwards: list[tuple[Any, Spot]] = field(default_factory=list)  # (Address, place)
     patterns: list[tuple[Any, Spot]] = field(default_factory=list)  # (IdPattern, place)
     source_names: list[tuple[str, Spot]] = field(default_factory=list)

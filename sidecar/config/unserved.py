@@ -14,7 +14,6 @@ from sidecar.config.faults import ConfigCode, Refused
 NOT_SERVED: Final = {
     "inbound.forward https": "forwarding over TLS (https://)",
     "inbound.protocol": "a protocol of inbound entries other than that of forward (protocol)",
-    "outbound.listen shared": "a second outbound entry on one listen address",
 }
 
 

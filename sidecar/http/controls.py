@@ -41,7 +41,7 @@ _OPTIONS: Final = {b"keep-alive": frozenset({b"keep-alive"}), b"close": frozense
 
 # Looking a member up on its Enum costs more than all comparisons of a head together.
 _NONE, _LENGTH, _CHUNKED = Framing.NONE, Framing.LENGTH, Framing.CHUNKED
-_ORIGIN, _ASTERISK = TargetForm.ORIGIN, TargetForm.ASTERISK
+_ORIGIN, _ASTERISK, _AUTHORITY = TargetForm.ORIGIN, TargetForm.ASTERISK, TargetForm.AUTHORITY
 
 
 class Controls(NamedTuple):
@@ -109,6 +109,8 @@ def check_host(host: bytes | None, minor: int, form: TargetForm, authority: byte
         raise HttpError(HttpCode.BAD_HOST, "the Host field is not host or host:port")
     if form is _ORIGIN or form is _ASTERISK or same_authority(host, authority, scheme):
         return host
+    if form is _AUTHORITY and authority in {host + b":80", host + b":443"}:
+        return authority  # Node's fetch leaves a default port out of Host and not out of the target
     # RFC 9112 section 3.2.2 tells a proxy to ignore Host here. Then our policy would go by the one and an upstream that
     # reads the other by the other.
     raise HttpError(HttpCode.HOST_MISMATCH, "the Host field differs from the authority of the request target")

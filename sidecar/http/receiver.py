@@ -137,6 +137,11 @@ class _Receiver(ABC):
         """How many bytes were fed and have not been looked at."""
         return len(self._data) - self._pos
 
+    @property
+    def ahead(self) -> bytes:
+        """What was fed and has not been looked at; a head that has begun does not count."""
+        return self._data[self._pos :]
+
     def stop(self) -> None:
         """Drops what is there and what will be fed; may be called from within the sink."""
         self._phase = _DEAD

@@ -46,7 +46,7 @@ _FIELD: Final = re.compile(rb"([^:]++):[ \t]*+([^\r]*+)\r\n")
 
 # Looking a member up on its Enum costs more than all comparisons of a head together.
 _NONE, _LENGTH, _CHUNKED, _UNTIL_CLOSE = Framing.NONE, Framing.LENGTH, Framing.CHUNKED, Framing.CLOSE
-_ORIGIN = TargetForm.ORIGIN
+_ORIGIN, _AUTHORITY = TargetForm.ORIGIN, TargetForm.AUTHORITY
 
 
 def request_rules(limits: HttpLimits, *, secure: bool = False) -> WatchRules:
@@ -110,6 +110,9 @@ def _scan_request(block: bytes, limits: HttpLimits, *, secure: bool) -> RequestH
     host, content_length, transfer_encoding, options, expect, trace = read_controls(controls)
     host = check_host(host, minor, form, authority, scheme)
     framing, length = read_framing(content_length, transfer_encoding, minor)
+    if form is _AUTHORITY and (length or framing is _CHUNKED):
+        # RFC 9110 section 9.3.6: CONNECT has no content. What follows it is the tunnel's, or else somebody's next request.
+        raise HttpError(HttpCode.FORBIDDEN_BODY, "CONNECT with a body")
     # RFC 9112 section 9.3. HTTP/1.0 keeps alive only if asked to.
     keep_alive = b"close" not in options and (minor == 1 or b"keep-alive" in options)
     # RFC 9110 section 10.1.1: the expectation of an HTTP/1.0 client is ignored.

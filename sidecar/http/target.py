@@ -69,7 +69,10 @@ def _parse_absolute(method: bytes, target: bytes, *, secure: bool) -> Target:
         raise HttpError(HttpCode.BAD_SCHEME, "the scheme of the request target is neither http nor https")
     if scheme == b"https" and not secure:
         # What was asked for is a secured exchange, and this hop is none (RFC 9110 section 4.2.2).
-        raise HttpError(HttpCode.SECURE_SCHEME_ON_PLAINTEXT, "an https target came by a connection that is not TLS")
+        raise HttpError(
+            HttpCode.SECURE_SCHEME_ON_PLAINTEXT,
+            "an https target came by a connection that is not TLS: say http://, the proxy does the TLS",
+        )
     if not is_authority(authority):
         raise HttpError(HttpCode.BAD_AUTHORITY, "the authority of the request target is not host or host:port")
     if not path:

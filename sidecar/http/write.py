@@ -11,6 +11,9 @@ from typing import Final
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 """The interim response that lets a client with ``Expect: 100-continue`` go on (RFC 9110 section 10.1.1)."""
 
+ESTABLISHED: Final = b"HTTP/1.1 200 Connection established\r\n\r\n"
+"""The answer to a CONNECT, which has no length and no body (RFC 9110 section 9.3.6)."""
+
 LAST_CHUNK: Final = b"0\r\n\r\n"
 """The end of a chunked body without trailers (RFC 9112 section 7.1)."""
 

@@ -1,15 +1,15 @@
 """Which of the agent's requests an outbound entry takes: a closed list of names, nothing is ever resolved.
 
-The agent speaks to the listener in one of two ways. As to a server (origin-form): ``Host`` is the address it dialled,
-``localhost``, or one of the entry's ``hosts``. As to a proxy (absolute-form): the authority is one of the ``hosts``.
-Everything else is denied, so neither a metadata address nor another local port can be reached through it. A web page
-that a browser on this machine shows is denied first, whatever it names.
+The agent speaks to the listener in one of three ways. As to a server (origin-form): ``Host`` is the address it dialled,
+``localhost``, or one of the entry's ``hosts``. As to a proxy: the authority of an absolute-form target, or of CONNECT, is
+one of the ``hosts``. Everything else is denied, so neither a metadata address nor another local port can be reached
+through it. A web page that a browser on this machine shows is denied first, whatever it names.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 #: RFC 9110 4.2.1: what a client may leave out.
 DEFAULT_PORT = b":80"
+#: What CONNECT may name where ``hosts`` has a name alone. 443 is there for who was given an https:// URL, and so learns
+#: what to change.
+CONNECT_PORTS = (b":80", b":443")
 #: Fetch Metadata 2.4: the user typed the address, or a page of the very same origin asks.
 HARMLESS_SITES = frozenset((b"none", b"same-origin"))
 
@@ -82,15 +85,31 @@ def web_page(fields: Iterable[tuple[bytes, bytes, bytes]]) -> WebPage:
 
 
 class RouteTable:
-    """One compiled entry: the only one of its listener. ``version`` names the policy it was compiled from."""
+    """One compiled entry. ``version`` names the policy it was compiled from.
 
-    __slots__ = ("_absolute", "_allowed", "_methods", "_origin", "_origins", "_paths", "rule", "version")
+    ``absolute`` are the authorities of absolute-form targets that it takes, ``connects`` those of CONNECT.
+    """
+
+    __slots__ = (
+        "_allowed",
+        "_entry",
+        "_methods",
+        "_origin",
+        "_origins",
+        "_paths",
+        "absolute",
+        "connects",
+        "rule",
+        "version",
+    )
 
     def __init__(self, entry: Route, version: str) -> None:
         self.rule = entry.rule
         self.version = version
-        self._absolute = frozenset(spelling for host in entry.hosts for spelling in _spellings(host))
-        self._origin = self._absolute | entry.listen
+        self._entry = entry
+        self.absolute = frozenset(spelling for host in entry.hosts for spelling in spellings(host))
+        self.connects = connect_names(entry.hosts)
+        self._origin = self.absolute | entry.listen
         self._origins = entry.origins
         self._methods = entry.methods
         #: The last request that no page sent and that was allowed: what repeats itself is not decided again.
@@ -118,6 +137,29 @@ class RouteTable:
                 self._allowed = request
         return Permit(self.rule, decision_id, self.version)
 
+    def connect(self, authority: bytes, page: WebPage = NO_PAGE, *, decision_id: str) -> Permit | Denial:
+        """Decides whether this entry takes a CONNECT to ``authority``, which is lower-cased; raises nothing."""
+        if page is not NO_PAGE and self._from_web(page):
+            return Denial(Reason.WEB_PAGE, decision_id, self.version)
+        if authority not in self.connects:
+            return Denial(Reason.HOST_NOT_SERVED, decision_id, self.version)
+        return Permit(self.rule, decision_id, self.version)
+
+    def bound_to(self, authority: bytes) -> RouteTable:
+        """Returns what holds inside a CONNECT to ``authority``: requests name it and nothing else, not the listener.
+
+        Where the entry does not take that CONNECT, it is a table that takes nothing.
+        """
+        hosts = frozenset((authority,)) & self.connects
+        return RouteTable(replace(self._entry, listen=frozenset(), hosts=hosts), self.version)
+
+    def url_of(self, authority: bytes) -> str:
+        """Returns the URL by which a client reaches what it named in a CONNECT, without doing TLS itself."""
+        name = authority.removesuffix(DEFAULT_PORT)
+        if authority not in self.absolute:
+            name = name.removesuffix(CONNECT_PORTS[1])
+        return f"http://{name.decode('ascii', 'replace')}/"
+
     def _refusal(
         self, method: bytes, authority: bytes, host: bytes, path: bytes, page: WebPage
     ) -> tuple[DenialReason | None, int]:
@@ -127,9 +169,9 @@ class RouteTable:
             return Reason.WEB_PAGE, 403
         if authority:
             # RFC 9112 3.2.2: a client repeats the authority in Host; a server must not be able to pick another one.
-            if host not in {b"", authority} and host not in _spellings(authority):
+            if host not in {b"", authority} and host not in spellings(authority):
                 return Reason.HOST_MISMATCH, BAD_REQUEST
-            if authority not in self._absolute:
+            if authority not in self.absolute:
                 return Reason.HOST_NOT_SERVED, 403
         elif host not in self._origin:
             return Reason.HOST_NOT_SERVED, 403
@@ -171,13 +213,24 @@ def listen_hosts(address: str, port: int) -> frozenset[bytes]:
     return frozenset(spelling.encode("ascii") for spelling in spellings)
 
 
-def _spellings(host: bytes) -> set[bytes]:
+def spellings(host: bytes) -> set[bytes]:
     """``name`` and ``name:80`` are one authority (RFC 9110 4.2.3); any other port is only itself."""
     name = host.removesuffix(DEFAULT_PORT)
     if host != name:
         return {host, name}
+    return {host} if _has_port(host) else {host, host + DEFAULT_PORT}
+
+
+def connect_names(hosts: Iterable[bytes]) -> frozenset[bytes]:
+    """What CONNECT, which always has a port, may name for these ``hosts``."""
+    return frozenset(
+        name for host in hosts for name in ([host] if _has_port(host) else [host + port for port in CONNECT_PORTS])
+    )
+
+
+def _has_port(host: bytes) -> bool:
     _, _, after = host.rpartition(b"]")
-    return {host} if b":" in after else {host, host + DEFAULT_PORT}
+    return b":" in after
 
 
 class RouteCode(StrEnum):

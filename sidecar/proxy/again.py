@@ -48,7 +48,7 @@ class Again(Ending):
         if self.down.outdated is not None:  # what it asked for is gone, or whoever asked is trusted no more
             self.fail(ProxyCode.UPSTREAM_GONE, self.down.outdated)
             return
-        service = self.down.listener.service
+        service = self.down.service_for(self.head)
         if service is not self.service and not self._move_to(service):
             return
         self._decide(decision_id)
@@ -64,10 +64,9 @@ class Again(Ending):
 
     def _begin_again(self) -> None:
         """A reload came while we dialled: who was proven then may not be who is meant now. Nothing was sent yet."""
-        service = self.down.listener.service
-        if self.down.outdated is not None or (
-            service is self.service and self.pool is service.pool
-        ):  # its entry is gone
+        service = self.down.service_for(self.head)
+        same = service is self.service and self.pool is service.pool
+        if self.down.outdated is not None or same:  # its entry is gone
             self.fail(ProxyCode.UPSTREAM_GONE)
             return
         if self._move_to(service):
@@ -77,10 +76,11 @@ class Again(Ending):
     @property
     def _overtaken(self) -> bool:
         """Whether a reload came since its token was chosen: the entry may have another one now, none, or its first."""
-        service = self.down.listener.service
+        service = self.down.service_for(self.head)
         if service is self.service:
             return False
-        return self.credential is not None or service.kind is not Kind.HTTP or bool(service.strip)
+        elsewhere = service.kind is not Kind.HTTP or service.name != self.service.name
+        return elsewhere or self.credential is not None or bool(service.strip)
 
     def _flush_upstream(self) -> None:
         if self.upstream is not None:

@@ -55,6 +55,10 @@ class Connection(Protocol):
     started: float
 
     @property
+    def service(self) -> Entry:
+        """The entry that serves it now: its listener's, or one of several there."""
+
+    @property
     def stream(self) -> Stream:
         """The stream to the downstream peer."""
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from sidecar.http.errors import HttpError
+from sidecar.http.messages import TargetForm
 from sidecar.http.receiver import RequestReceiver
 from sidecar.http.write import error_response
 from sidecar.proxy import account
+from sidecar.proxy.bound import FirstBytes, is_tls
+from sidecar.proxy.connect import connecting
 from sidecar.proxy.connection import Kind
 from sidecar.proxy.exchange import Exchange
 from sidecar.proxy.failure import ProxyCode
+from sidecar.proxy.front import Front
 from sidecar.proxy.hits import limit_of
 from sidecar.proxy.registered import Registered
 from sidecar.proxy.stream import NEVER, Expiry, State, Stream
@@ -20,6 +24,7 @@ if TYPE_CHECKING:
     from sidecar.errors import SidecarError
     from sidecar.http.messages import Field, RequestHead
     from sidecar.identity.peer import Peer
+    from sidecar.proxy.bound import Bound
     from sidecar.proxy.hub import Hub
     from sidecar.proxy.listener import Listener
     from sidecar.proxy.service import Service
@@ -32,6 +37,7 @@ HELD_BYTES = 64 * 1024
 # Looking a member up on its Enum is dear where it happens for every request.
 _REQUEST = Event.REQUEST
 _OPEN = State.OPEN
+_AUTHORITY = TargetForm.AUTHORITY
 
 
 class Downstream(Registered):
@@ -56,12 +62,13 @@ class Downstream(Registered):
         self.started = NEVER
         #: What a service keeps per connection (matching rules, identity headers), with the service it belongs to.
         self.memo: object = None
+        #: The http entry that a CONNECT has bound it to; None on any other connection.
+        self.bound: Bound | None = None
         self.stream: Stream = listener.stream(self)
         self._receiver = RequestReceiver(self, self.hub.http_limits, secure=listener.service.secure)
         self._in_head = False
-        self._gated = (
-            False  # the next request waits: for the peer to read its answers, or for others to have their turn
-        )
+        #: The next request waits: for the peer to read its answers, or for others to have their turn.
+        self._gated = False
         self._burst = 0
         self._mark = 0
         self._write_mark = 0
@@ -197,9 +204,7 @@ class Downstream(Registered):
         """Accounts for an exchange and goes on to the next request, or closes."""
         if self.exchange is not exchange:
             return
-        self.exchange = None
-        self.started = NEVER
-        self._account(exchange)
+        self._over(exchange)
         if not (self.may_stay() and exchange.request_done):
             self._receiver.stop()
             self.stream.close()
@@ -213,8 +218,20 @@ class Downstream(Registered):
         else:
             self._advance()
 
+    def go_inside(self, exchange: Exchange, bound: Bound) -> None:
+        """Accounts for a CONNECT that was answered 200; what comes from now on is inside."""
+        self.bound = bound
+        self._over(exchange)
+        ahead = self._receiver.ahead
+        if not ahead:
+            self.stream.user = FirstBytes(self)
+        elif is_tls(self, ahead):
+            return
+        self._advance()
+
     def let_go(self) -> bytes:
-        """Leaves the connection, and its place in the registry, to a WebSocket; returns what its peer sent too early."""
+        """Leaves the connection, and its place in the registry, to a WebSocket or a tunnel; returns what came too early."""
+        self.stream.flush()
         self.exchange = None
         self.started = NEVER
         self.hub.connections.discard(self)
@@ -251,9 +268,18 @@ class Downstream(Registered):
         self._burst += 1
         self._in_head = False
         self._mark = 0
-        self.exchange = exchange = Exchange(self, self.listener.service, head)
+        service = self.listener.service
+        if isinstance(service, Front):
+            service = service.pick(head, self.bound)
+        make = Exchange if head.form is not _AUTHORITY else connecting(self, service)
+        self.exchange = exchange = make(self, service, head)
         self.started = exchange.started
         return exchange
+
+    def _over(self, exchange: Exchange) -> None:
+        self.exchange = None
+        self.started = NEVER
+        self._account(exchange)
 
     def _wait(self) -> None:
         self._gated = True

@@ -7,7 +7,7 @@ import math
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
-from sidecar.http.messages import Framing
+from sidecar.http.messages import Framing, TargetForm
 from sidecar.http.write import error_response
 from sidecar.policy.decision import Reason
 from sidecar.proxy.challenge import challenge
@@ -160,7 +160,8 @@ class Ending(ABC):
         self.status = status
         self.response_started = self.response_done = True
         down = self.down
-        whole = self.request_done or self.head.framing is Framing.NONE
+        # What an agent sent behind a CONNECT, not waiting for a 200, is no request (draft-ietf-httpbis-optimistic-upgrade).
+        whole = (self.request_done or self.head.framing is Framing.NONE) and self.head.form is not TargetForm.AUTHORITY
         if not (whole and self.head.keep_alive and down.may_stay()):
             down.keep_alive = False
         content = json.dumps(body, separators=(",", ":")).encode()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from sidecar.errors import LocalError, PeerError, UpstreamError
 
@@ -53,6 +53,7 @@ class ProxyCode(StrEnum):
     HANDSHAKE_TIMEOUT = "limit_handshake_timeout"
     UID_NOT_ALLOWED = "uid_not_allowed"
     UID_UNKNOWN = "uid_unknown"
+    AGENT_TLS = "agent_tls"
     # Tokens.
     TOKEN_UNAVAILABLE = "token_unavailable"  # noqa: S105 - a code
     # Ourselves.
@@ -127,6 +128,15 @@ class HandshakeTimeoutError(PeerError):
 
     def __init__(self) -> None:
         super().__init__(ProxyCode.HANDSHAKE_TIMEOUT, "the TLS handshake was not finished in time")
+
+
+class AgentTlsError(PeerError):
+    """The agent began TLS inside a CONNECT to an http entry, whose TLS is the proxy's to do."""
+
+    CODE: ClassVar[ProxyCode] = ProxyCode.AGENT_TLS
+
+    def __init__(self) -> None:
+        super().__init__(self.CODE, "the agent began TLS where HTTP is expected")
 
 
 class HandshakeOutdatedError(PeerError):

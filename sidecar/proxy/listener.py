@@ -185,7 +185,7 @@ class Listener(Generic[S]):
 
     def rejected(self, connection: Downstream, status: int, code: str) -> None:
         """Bytes that are no acceptable request were answered and the connection closes."""
-        account.rejected(self.hub, connection.listener.service, connection, status, code)
+        account.rejected(self.hub, connection.service, connection, status, code)
 
     def limited(self, remote: str, code: ProxyCode) -> None:
         """A connection was one too many."""

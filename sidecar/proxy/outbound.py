@@ -7,44 +7,25 @@ from typing import TYPE_CHECKING, ClassVar
 
 from sidecar.http.fields import fold
 from sidecar.policy.decision import Permit
-from sidecar.proxy.clients import own_and
-from sidecar.proxy.connection import Kind
-from sidecar.proxy.context import agent_context
-from sidecar.proxy.counters import Counters
+from sidecar.proxy.agent_service import AgentService, OnConnect
 from sidecar.proxy.service import Self, Wait, head_bytes
-from sidecar.proxy.stream import NEVER, Stream
+from sidecar.proxy.stream import NEVER
 from sidecar.proxy.tls_stream import TlsStream
-from sidecar.telemetry.encode import asked
 from sidecar.telemetry.record import Context
-from sidecar.telemetry.text import quoted
 from sidecar.tls.engine import TlsEngine
 
 if TYPE_CHECKING:
     from sidecar.identity.peer import Peer
     from sidecar.policy.decision import Denial
     from sidecar.policy.routes import RouteTable
-    from sidecar.proxy.downstream import Downstream
     from sidecar.proxy.exchange import Exchange
     from sidecar.proxy.hub import Hub
     from sidecar.proxy.lane import Lanes
-    from sidecar.proxy.pool import Destination, Pool
-    from sidecar.proxy.stream import StreamUser
+    from sidecar.proxy.pool import Destination
+    from sidecar.proxy.stream import Stream, StreamUser
     from sidecar.proxy.target import Target
     from sidecar.tls.contexts import TlsContext
     from sidecar.tokens.lease import Lease
-
-
-class _Memo:
-    """What the log says of one connection from the agent."""
-
-    __slots__ = ("context", "host", "method", "path", "peer", "service", "told")
-
-    def __init__(self, service: OutboundService, context: Context) -> None:
-        self.service = service
-        self.context = context
-        #: What the log says of the last request, and of which.
-        self.told = self.peer = ""
-        self.method = self.path = self.host = b""
 
 
 class TlsDestination:
@@ -103,13 +84,10 @@ class TlsDestination:
             self._context.sessions.put(self.text, stream.engine.session())
 
 
-class OutboundService:
-    """One outbound entry as of one configuration."""
+class OutboundService(AgentService):
+    """One outbound entry as of one configuration, where it carries requests."""
 
-    kind: ClassVar[Kind] = Kind.HTTP
-    direction: ClassVar[str] = "outbound"
-    closed_by_drain: ClassVar[bool] = False
-    secure: ClassVar[bool] = False
+    on_connect: ClassVar[OnConnect] = OnConnect.BIND
 
     def __init__(
         self,
@@ -122,31 +100,22 @@ class OutboundService:
         uids: frozenset[int] | None = None,
     ) -> None:
         """``uids`` are the users whose processes are served: our own unless it says otherwise."""
-        self.hub = hub
-        self.name = name
-        self.own = own
-        self.routes = routes
-        self.policy_version = routes.version
+        # The connections of the pool are made with the certificate in force.
+        pool = lanes.present.pool
+        super().__init__(hub, name, own, routes, pool, leads_to=pool.destination.text, uids=uids)
         self.lanes = lanes
-        #: The connections that are made with the certificate in force.
-        self.pool: Pool = lanes.present.pool
-        self.counters = Counters(hub.metrics, self.direction, name)
         self.host = host
-        self.uids = own_and(()) if uids is None else uids
         lease = lanes.present.lease
         # The agent's own value of the field that we set is removed in any case: also where no token could be had.
         self.strip = frozenset() if lease is None else frozenset((fold(lease.field.name.lower()),))
-        self._unreached = Context.of(dst_addr=self.pool.destination.text)
-
-    def stream(self, user: Downstream) -> Stream:
-        """Makes a plaintext stream."""
-        return Stream(user, self.hub)
 
     def authorise(self, exchange: Exchange, decision_id: str) -> Permit | Denial | Wait:
         """Decides whether this entry takes the request at all, and where it goes with which token."""
         head = exchange.head
         page = exchange.facts.page
-        verdict = self.routes.route(head.method, head.authority, head.host, head.path, page, decision_id=decision_id)
+        bound = exchange.down.bound
+        routes = self.routes if bound is None else bound.routes(self)
+        verdict = routes.route(head.method, head.authority, head.host, head.path, page, decision_id=decision_id)
         if not isinstance(verdict, Permit) or exchange.credential is not None:
             return verdict
         lanes = self.lanes
@@ -156,11 +125,6 @@ class OutboundService:
             return verdict
         exchange.credential = lane.lease.current()
         return verdict if exchange.credential is not None else Wait(partial(_obtain, exchange, lane.lease), verdict)
-
-    def decide_again(self, exchange: Exchange, decision_id: str) -> Permit | Denial:
-        """Decides by the request alone: its token stays the one that it went with."""
-        head, page = exchange.head, exchange.facts.page
-        return self.routes.route(head.method, head.authority, head.host, head.path, page, decision_id=decision_id)
 
     def rejected(self, exchange: Exchange) -> bool:
         """Drops the token that came back with a 401; says whether another may do better."""
@@ -174,27 +138,6 @@ class OutboundService:
         if credential is None and self.strip:
             raise RuntimeError("a request without its token reached the upstream")
         return head_bytes(exchange, b"" if credential is None else credential.line, self.host, self.strip)
-
-    def told(self, exchange: Exchange) -> str:
-        """Says that we asked the peer for what; who that is stands there once it was proven."""
-        memo, head = self._memo(exchange.down), exchange.head
-        peer = (exchange.upstream_context or self._unreached).json
-        if memo.path != head.path or memo.method != head.method or memo.host != head.host or memo.peer != peer:
-            memo.path, memo.method, memo.host, memo.peer = head.path, head.method, head.host, peer
-            name = f',"dst.name":{quoted(head.host)}'
-            memo.told = memo.context.json + peer + name + asked(head.method, head.path)
-        return memo.told
-
-    def context(self, connection: Downstream) -> Context:
-        """Says which agent connection this is, and that we speak for it."""
-        return self._memo(connection).context
-
-    def _memo(self, connection: Downstream) -> _Memo:
-        memo = connection.memo
-        if isinstance(memo, _Memo) and memo.service is self:
-            return memo
-        connection.memo = memo = _Memo(self, agent_context(self, self.own, connection))
-        return memo
 
 
 async def _obtain(exchange: Exchange, lease: Lease) -> None:

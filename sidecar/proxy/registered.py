@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from sidecar.proxy import account
 from sidecar.proxy.failure import HandshakeOutdatedError, ProxyCode
+from sidecar.proxy.front import Front
 from sidecar.proxy.hub import OPEN_SECONDS
 from sidecar.proxy.lifetime import Age, Lifetime
 from sidecar.proxy.stream import NEVER, State
@@ -15,8 +16,10 @@ from sidecar.telemetry.record import Event
 if TYPE_CHECKING:
     from collections.abc import Collection
 
+    from sidecar.http.messages import RequestHead
     from sidecar.identity.peer import Peer
     from sidecar.identity.spiffe import TrustDomain
+    from sidecar.proxy.bound import Bound
     from sidecar.proxy.connection import Kind
     from sidecar.proxy.exchange import Exchange
     from sidecar.proxy.hub import Hub
@@ -40,6 +43,18 @@ class Registered(ABC):
     retiring: bool
     outdated: ProxyCode | None
     lifetime: Lifetime
+    #: The http entry that a CONNECT has bound it to; None on any other connection.
+    bound: Bound | None
+
+    @property
+    def service(self) -> Service:
+        """What its requests have in common: the entry it is bound to, or whatever its listener has."""
+        return self.listener.service if self.bound is None else self.service_for(None)
+
+    def service_for(self, head: RequestHead | None) -> Service:
+        """Returns the service in force that a request is for; on a connection that is bound all are for the same."""
+        service = self.listener.service
+        return service.pick(head, self.bound) if isinstance(service, Front) else service
 
     def note_long_lived(self, now: float) -> None:
         """Writes the ``open`` line of an exchange that lives for long, or ends one that has lived for too long."""
@@ -78,6 +93,8 @@ class Registered(ABC):
             return ProxyCode.ENTRY_REMOVED
         if listener.service.kind is not self.kind:
             return ProxyCode.ENTRY_CHANGED
+        if self.bound is not None and not self.bound.stands(listener.service):
+            return ProxyCode.ENTRY_REMOVED  # another entry may have the name now: that is not what was asked for
         if not listener.serves(self):
             return ProxyCode.UID_NOT_ALLOWED
         if not distrusted or not listener.service.secure:
@@ -97,6 +114,8 @@ class Registered(ABC):
             "policy.version": self.listener.service.policy_version,
             "busy": self.exchange is not None,
         }
+        if self.bound is not None:
+            shown["dst.name"] = self.bound.authority.decode("ascii")
         if self.exchange is not None and self.exchange.verdict is not None:
             shown["decision.id"] = self.exchange.verdict.decision_id
         return shown

@@ -7,9 +7,10 @@ refused: its requests could not be seen.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from sidecar.policy.decision import Denial, Permit, Reason
+from sidecar.proxy.agent_service import OnConnect
 from sidecar.proxy.outbound import OutboundService
 from sidecar.proxy.stream import NEVER
 from sidecar.proxy.tls_stream import TlsStream
@@ -76,6 +77,8 @@ class SiteDestination:
 class SiteService(OutboundService):
     """The requests of an agent to one service. ``host`` is there: it is the service's own name."""
 
+    on_connect: ClassVar[OnConnect] = OnConnect.REFUSE
+
     def authorise(self, exchange: Exchange, decision_id: str) -> Permit | Denial | Wait:
         """Decides as for any entry; what a client that asked for a tunnel needs instead is told to the operator."""
         if exchange.head.method == b"CONNECT":
@@ -90,6 +93,8 @@ class SiteService(OutboundService):
 
 class CiphertextService(OutboundService):
     """The requests of an agent to an entry that passes only ciphertext on: none is served."""
+
+    on_connect: ClassVar[OnConnect] = OnConnect.REFUSE
 
     def authorise(self, exchange: Exchange, decision_id: str) -> Permit | Denial | Wait:
         """Denies; what the table denies anyway has its own reason."""

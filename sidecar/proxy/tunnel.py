@@ -41,9 +41,9 @@ class DownLeg(Leg):
 
     owner: Tunnel
 
-    def __init__(self, tunnel: Tunnel) -> None:
+    def __init__(self, tunnel: Tunnel, stream: Stream | None) -> None:
         super().__init__(tunnel)
-        self.stream = tunnel.listener.stream(self)
+        self.stream = stream or tunnel.listener.stream(self)
 
     def connected(self) -> None:
         """There is a connection: from here on it is in the registry, unless it is one too many."""
@@ -99,11 +99,16 @@ class Tunnel:
     """
 
     kind: ClassVar[Kind] = Kind.TCP
+    #: What the downstream peer called the upstream, where it said so before the tunnel began.
+    dst_name: str | None = None
 
-    def __init__(self, listener: Listener[TunnelService]) -> None:
+    def __init__(
+        self, listener: Listener[Any], service: TunnelService | None = None, stream: Stream | None = None
+    ) -> None:
+        """``service`` and ``stream`` are the listener's, where they are not given."""
         self.listener = listener
         self.hub: Hub = listener.hub
-        self.service = listener.service
+        self.service: TunnelService = service or listener.service
         #: The identity that its handshakes show, whatever a reload brings.
         self.own = self.service.own
         self.peer: Peer | None = None
@@ -113,7 +118,7 @@ class Tunnel:
         self.verdict: Permit | Denial | None = None
         self.error: StrEnum | None = None
         self.up: UpLeg | None = None
-        self.down = DownLeg(self)
+        self.down = DownLeg(self, stream)
         self.counted = tunnel_account.Counted()
         self._dial: asyncio.Task[None] | None = None
         self._complete = False  # both ends have ended as they should
@@ -126,6 +131,11 @@ class Tunnel:
     def stream(self) -> Stream:
         """The downstream stream."""
         return self.down.stream
+
+    @property
+    def decision_id(self) -> str:
+        """Names the decision; empty where there is none yet."""
+        return "" if self.verdict is None else self.verdict.decision_id
 
     @property
     def remote_peer(self) -> Peer | None:
@@ -146,7 +156,7 @@ class Tunnel:
         hub = self.hub
         excess = self.listener.opened(self)
         self.service = service = self.listener.service
-        self.started = self.since = self._moved_at = hub.clock.monotonic()
+        self.decided(hub.clock.monotonic())
         if excess is not None:
             self._turn_away(excess)
             return
@@ -160,8 +170,17 @@ class Tunnel:
         if isinstance(verdict, Denial):
             self._turn_away(verdict.reason)
             return
-        _break_with_us(self.stream)
-        self._dial = spawn(self._dial_up(verdict), name="dial", on_error=self._dial_broke)
+        break_with_us(self.stream)
+        self.dial()
+
+    def decided(self, now: float) -> None:
+        """Begins its time."""
+        self.started = self.since = self._moved_at = now
+
+    def dial(self) -> None:
+        """Dials with its permit, which there has to be."""
+        if isinstance(self.verdict, Permit):
+            self._dial = spawn(self._dial_up(self.verdict), name="dial", on_error=self._dial_broke)
 
     async def _dial_up(self, permit: Permit) -> None:
         up = UpLeg(self)
@@ -171,7 +190,7 @@ class Tunnel:
         except DialError as error:
             self._dial = None
             self.hub.messages.warning(str(error), listener=up.service.name, code=str(error.cause))
-            self.give_up(error.cause)
+            self._not_reached(error)
         finally:
             if self.up is not up:
                 up.part()  # it never had a connection
@@ -191,11 +210,18 @@ class Tunnel:
         if peer is not None:
             self._not_after = min(self._not_after, peer.not_after)
         self._arm(self.hub.clock.monotonic())
-        _break_with_us(up.stream)
+        break_with_us(up.stream)
         preface = self.service.way.preface
         if preface is not None:
             up.stream.write(preface(self))
+        self._joins(up)
+
+    def _joins(self, up: UpLeg) -> None:
         self.down.join(up)
+
+    def _not_reached(self, error: DialError) -> None:
+        """There will be no upstream."""
+        self.give_up(error.cause)
 
     def _turn_away(self, reason: StrEnum) -> None:
         """Ends a connection that gets no tunnel, so that nobody takes it for one that carried nothing."""
@@ -277,18 +303,24 @@ class Tunnel:
 
     def review(self, distrusted: Collection[TrustDomain]) -> None:
         """Decides anew by what is in force; ends what is no longer permitted."""
-        listener = self.listener
-        if listener.stopped and not self.hub.draining:
-            self.give_up(ProxyCode.ENTRY_REMOVED)
-        elif listener.service.kind is not Kind.TCP:
-            self.give_up(ProxyCode.ENTRY_CHANGED)
-        elif not listener.serves(self):
+        service = self._in_force()
+        if isinstance(service, ProxyCode):
+            self.give_up(service)
+        elif not self.listener.serves(self):
             self.give_up(ProxyCode.UID_NOT_ALLOWED)
         elif self.verdict is None:
             if distrusted and self.service.secure:
                 self.give_up(ProxyCode.TRUST_CHANGED)  # it is being proven by the old bundles
         elif isinstance(self.verdict, Permit) and self.error is None:
-            self._decide_again(listener.service, self.verdict, distrusted)
+            self._decide_again(service, self.verdict, distrusted)
+
+    def _in_force(self) -> TunnelService | ProxyCode:
+        """Returns the entry that it belongs to by now, or why there is none."""
+        listener = self.listener
+        if listener.stopped and not self.hub.draining:
+            return ProxyCode.ENTRY_REMOVED
+        service: TunnelService = listener.service
+        return service if service.kind is Kind.TCP else ProxyCode.ENTRY_CHANGED
 
     def _decide_again(self, service: TunnelService, permit: Permit, distrusted: Collection[TrustDomain]) -> None:
         if service.own.svid.id != self.own.svid.id:
@@ -360,7 +392,7 @@ class Tunnel:
             self.up.forget()
 
 
-def _break_with_us(stream: Stream) -> None:
+def break_with_us(stream: Stream) -> None:
     """Makes the end of this process no end of a tunnel: in plaintext it would look like one, over TLS it lacks a word."""
     if stream.peer is None:
         stream.abortive(yes=True)

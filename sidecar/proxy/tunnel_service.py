@@ -141,8 +141,12 @@ class OutboundTunnels:
         way: Way,
         wanted: Wanted,
         uids: frozenset[int] | None = None,
+        connects: frozenset[bytes] = frozenset(),
     ) -> None:
-        """``uids`` are the users whose processes are served: our own unless it says otherwise."""
+        """``uids`` are the users whose processes are served: our own unless it says otherwise.
+
+        ``connects`` are the authorities of CONNECT that lead here, where the listener has other entries too.
+        """
         self.hub = hub
         self.name = name
         self.own = own
@@ -151,12 +155,17 @@ class OutboundTunnels:
         self.way = way
         self.wanted = wanted
         self.uids = own_and(()) if uids is None else uids
+        self.connects = connects
         self.counters = TunnelCounters(hub.metrics, self.direction, name)
         self._unreached = Context.of(dst_addr=way.destination.text)
 
     def stream(self, user: DownLeg) -> Stream:
         """Makes a plaintext stream."""
         return Stream(user, self.hub)
+
+    def tunnels_at(self, authority: bytes) -> OutboundTunnels | None:
+        """Returns itself for a tunnel that CONNECT has begun, when the listener had other entries too."""
+        return self if authority in self.connects else None
 
     def decide(self, tunnel: Tunnel, decision_id: str) -> Permit:  # noqa: ARG002 - nothing is known of it
         """Permits: the entry names the peer, and that peer is proven before a byte is sent."""
@@ -180,7 +189,8 @@ class OutboundTunnels:
         """Says that we spoke to the peer; who that is stands there once it was proven."""
         up = tunnel.up
         proven = None if up is None else up.service.way.destination.context(up.stream)
-        return (agent_context(self, tunnel.own, tunnel), proven or self._unreached)
+        called = Context.of(dst_name=tunnel.dst_name)
+        return (agent_context(self, tunnel.own, tunnel), proven or self._unreached, called)
 
 
 def _engine(service: Entry) -> tuple[TlsContext, TlsEngine]:

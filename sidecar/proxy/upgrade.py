@@ -141,6 +141,11 @@ class WebSocket:
         self._moved_at = 0.0
 
     @property
+    def service(self) -> Service:
+        """The entry that permits it."""
+        return self.exchange.service
+
+    @property
     def stream(self) -> Stream:
         """The stream to the downstream peer."""
         return self._down.stream
@@ -230,8 +235,11 @@ class WebSocket:
 
     def objection(self, distrusted: Collection[TrustDomain]) -> StrEnum | None:
         """What speaks against it by the configuration in force; None: nothing, and that is by what it goes on."""
-        listener, service = self.listener, self.listener.service
+        listener, before = self.listener, self.exchange.down
+        service = before.service_for(self.exchange.head)
         if listener.stopped and not self.hub.draining:
+            return ProxyCode.ENTRY_REMOVED
+        if before.bound is not None and not before.bound.stands(listener.service):
             return ProxyCode.ENTRY_REMOVED
         if service is self.exchange.service and not distrusted:
             return None

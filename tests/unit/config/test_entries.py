@@ -242,12 +242,6 @@ BAD = {
         "inbound[0].allow[0].paths",
         "forward is tcp://, where nobody looks for requests: paths could never be checked",
     ),
-    "hosts in a tunnel": (
-        edit("    protocol: tcp\n", "    protocol: tcp\n" + HOSTS, TCP),
-        ConfigCode.NOT_FOR_TCP,
-        "outbound[0].hosts",
-        "hosts is not used by protocol tcp: nobody looks for requests in its bytes",
-    ),
     "host in a tunnel": (
         edit("    protocol: tcp\n", "    protocol: tcp\n    host: a.b\n", TCP),
         ConfigCode.NOT_FOR_TCP,

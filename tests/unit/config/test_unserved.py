@@ -7,19 +7,10 @@ from sidecar.config.faults import ConfigCode
 from sidecar.config.unserved import NOT_SERVED
 from tests.support.configuration import Workspace, edit
 
-SECOND = """\
-  - name: second
-    listen: 127.0.0.1:14001
-    connect: 127.0.0.1:1
-    peer: spiffe://example.org/agent/x
-admin:
-"""
-
 #: row of the table -> (a file that asks for it, the key that is named)
 CASES = {
     "inbound.forward https": (edit("http://127.0.0.1:8080", "https://127.0.0.1:1"), "inbound[0].forward"),
     "inbound.protocol": (edit("    forward:", "    protocol: tcp\n    forward:"), "inbound[0].protocol"),
-    "outbound.listen shared": (edit("admin:\n", SECOND), "outbound[1].listen"),
 }
 
 

@@ -73,7 +73,10 @@ def test_connection_options(value: bytes, options: set[bytes]) -> None:
         (b"", 0, TargetForm.ORIGIN, b"", b"", HttpCode.BAD_HOST),
         (b"b", 1, TargetForm.ABSOLUTE, b"a", b"http", HttpCode.HOST_MISMATCH),
         (b"b", 0, TargetForm.ABSOLUTE, b"a", b"http", HttpCode.HOST_MISMATCH),
-        (b"a", 1, TargetForm.AUTHORITY, b"a:443", b"", HttpCode.HOST_MISMATCH),
+        (b"a", 1, TargetForm.AUTHORITY, b"a:443", b"", b"a:443"),
+        (b"a", 1, TargetForm.AUTHORITY, b"a:80", b"", b"a:80"),
+        (b"a", 1, TargetForm.AUTHORITY, b"a:8080", b"", HttpCode.HOST_MISMATCH),
+        (b"b", 1, TargetForm.AUTHORITY, b"a:443", b"", HttpCode.HOST_MISMATCH),
     ],
 )
 def test_one_authority(

@@ -125,6 +125,78 @@ def test_threat_26_a_tunnel_is_refused_wherever_it_leads(authority: str) -> None
     assert outcome(method="CONNECT", authority=authority, host=authority, path="") == (Reason.METHOD_REFUSED, 405)
 
 
+@pytest.mark.threat(26)
+@pytest.mark.parametrize(
+    ("authority", "served"),
+    [
+        (b"tools.internal:80", True),
+        (b"tools.internal:443", True),
+        (b"api.internal:8080", True),
+        (b"tools.internal:8080", False),
+        (b"tools.internal", False),
+        (b"api.internal:80", False),
+        (b"api.internal:443", False),
+        (b"169.254.169.254:80", False),
+        (b"localhost:14001", False),
+        (b"127.0.0.1:14001", False),
+        (b"", False),
+    ],
+)
+def test_threat_26_connect_names_one_of_the_hosts(authority: bytes, served: bool) -> None:
+    verdict = RouteTable(TOOLS, "v1").connect(authority, decision_id="d")
+    assert isinstance(verdict, Permit) == served
+    if isinstance(verdict, Denial):
+        assert (verdict.reason, verdict.status) == (Reason.HOST_NOT_SERVED, 403)
+
+
+@pytest.mark.threat(61)
+def test_threat_61_a_web_page_may_not_connect() -> None:
+    verdict = RouteTable(TOOLS, "v1").connect(b"tools.internal:80", WebPage(b"http://evil.example"), decision_id="d")
+    assert isinstance(verdict, Denial)
+    assert verdict.reason is Reason.WEB_PAGE
+    ui = RouteTable(TOOLS, "v1").connect(b"tools.internal:80", WebPage(b"http://ui.internal"), decision_id="d")
+    assert isinstance(ui, Permit)
+
+
+@pytest.mark.parametrize(
+    ("authority", "inside"),
+    [
+        (b"tools.internal:80", {b"tools.internal", b"tools.internal:80"}),
+        (b"tools.internal:443", {b"tools.internal:443"}),
+        (b"api.internal:8080", {b"api.internal:8080"}),
+        (b"other.internal:80", set()),
+        (b"", set()),
+    ],
+)
+def test_inside_a_connect_only_what_it_named_is_served(authority: bytes, inside: set[bytes]) -> None:
+    table = RouteTable(TOOLS, "v1").bound_to(authority)
+    everything = {b"localhost", b"127.0.0.1:14001", b"tools.internal", b"tools.internal:80", b"tools.internal:443"}
+    for host in everything | {b"api.internal:8080", b"other.internal", b""}:
+        for absolute in (b"", host):
+            verdict = table.route(b"GET", absolute, host, b"/", decision_id="d")
+            assert isinstance(verdict, Permit) == (host in inside), host
+    page = table.route(b"GET", b"", b"tools.internal", b"/", WebPage(b"http://evil.example"), decision_id="d")
+    assert isinstance(page, Denial)
+    assert page.reason is Reason.WEB_PAGE
+
+
+@pytest.mark.parametrize(
+    ("authority", "url"),
+    [
+        (b"tools.internal:443", "http://tools.internal/"),
+        (b"tools.internal:80", "http://tools.internal/"),
+        (b"api.internal:8080", "http://api.internal:8080/"),
+    ],
+)
+def test_an_agent_that_did_tls_itself_is_told_which_url_to_use(authority: bytes, url: str) -> None:
+    assert RouteTable(TOOLS, "v1").url_of(authority) == url
+
+
+def test_a_port_443_that_is_written_stays_in_the_url() -> None:
+    table = RouteTable(Route("outbound.a", frozenset(), frozenset({b"a.internal:443"})), "v1")
+    assert table.url_of(b"a.internal:443") == "http://a.internal:443/"
+
+
 def test_an_echo_is_refused_because_it_would_show_what_is_added_to_requests() -> None:
     assert outcome(method="TRACE") == (Reason.METHOD_REFUSED, 405)
 

@@ -90,8 +90,8 @@ class Crew:
         """Ends what runs."""
         self.stop()
 
-    def start(self, name: str, core: int, *command: str | Path) -> Process:
-        """Starts a program on one core.
+    def start(self, name: str, core: int | str, *command: str | Path) -> Process:
+        """Starts a program on one core, or on some: as taskset(1) lists them.
 
         It is in a session of its own, so that Ctrl-C reaches us alone and we end it; and it is told to end when we die
         without a word (PR_SET_PDEATHSIG, prctl(2)).

@@ -31,6 +31,11 @@ class Site:
         """Starts one proxy on the core of the proxies."""
         return Running(port, (self.crew.start(name, self.crew.proxy_core, *command),))
 
+    def spread(self, name: str, port: int, *command: str | Path) -> Running:
+        """Starts one proxy on both cores, that of the load as well."""
+        cores = f"{self.crew.proxy_core},{self.crew.load_core}"
+        return Running(port, (self.crew.start(name, cores, *command),))
+
     def file(self, name: str, text: str) -> Path:
         """Writes a file of its own, and returns its path."""
         path = self.crew.path(name)

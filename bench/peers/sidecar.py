@@ -22,7 +22,7 @@ class Sidecar:
     """``rules`` is the number of allow rules, of which the last one matches; ``limits`` goes into the file as it is.
 
     ``own`` is the key of the accepting side, where it is another than the file that everybody has; ``tokens`` are what
-    requests go with.
+    requests go with. ``workers`` is the number of each side's; more than one are not held to one core.
     """
 
     rules: int = 1
@@ -30,6 +30,7 @@ class Sidecar:
     limits: tuple[tuple[str, int | str], ...] = ()
     own: OwnKey | None = None
     tokens: Tokens | None = None
+    workers: int = 1
     name: str = "sidecar"
 
     def missing(self, work: Work) -> str | None:  # noqa: ARG002 - it is always there
@@ -82,12 +83,14 @@ class Sidecar:
             },
             "admin": {"listen": f"unix:{site.crew.path('admin.sock')}"},
             "access_log": self.access_log or str(site.crew.path("sidecar-access.log")),
+            "workers": self.workers,
             "limits": {"idle_timeout": "10m"} | dict(self.limits),
         }
         file = site.file("sidecar.yaml", json.dumps(config | entries, indent=1))
         # env(1) becomes the program: its process id is ours.
         environment = ["env", *(f"{variable}={value}" for variable, value in own.environment)] if own else []
-        return site.proxy("sidecar", port, *environment, sys.executable, "-m", "sidecar", "run", file)
+        start = site.proxy if self.workers == 1 else site.spread
+        return start("sidecar", port, *environment, sys.executable, "-m", "sidecar", "run", file)
 
 
 def rules(count: int, work: Work) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from bench.rows.requests import BULK, BULK_TCP, HTTP, LATENCY, TCP, UPLOAD
 from bench.rows.settings import LOG, RULES
 from bench.rows.streams import SSE
 from bench.rows.tokens import TOKENS
+from bench.rows.workers import WORKERS
 
 if TYPE_CHECKING:
     from bench.rows.row import Row
@@ -23,7 +24,7 @@ ROWS: Final[dict[str, Row]] = {
     row.id: row
     for row in (
         *(HTTP, TCP, BULK, BULK_TCP, HANDSHAKE, LATENCY, MEMORY, RULES, TOKENS),
-        *(UPLOAD, SSE, IDLE, PER_CONNECTION, KEYS, STALL, LOG, PERCENTILES),
+        *(UPLOAD, SSE, IDLE, PER_CONNECTION, KEYS, STALL, LOG, WORKERS, PERCENTILES),
         *(CONNECTIONS, SOAK),
     )
 }

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import signal
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 from tests.support.eventually import eventually
-from tests.support.processes import LOOPBACK, PLANNER, ask, free_port
+from tests.support.processes import LOOPBACK, PLANNER, UnixConnection, ask, free_port
 from tests.support.workers import Agent, callers_of_all, children, connected, worker_pids
 
 if TYPE_CHECKING:
@@ -123,3 +124,47 @@ def test_one_that_hangs_is_named_and_not_waited_for(site: Site, backend: Backend
     eventually(lambda: tools.ready, "it to answer again")
     assert worker_pids(tools) == {hung, other}
     assert len(callers) >= WORKERS
+
+
+def test_unix_sockets_are_shared_as_well(site: Site, backend: Backend) -> None:
+    """Their files are the parent's: there while it lives, whichever worker dies, and gone with it."""
+    path = site.path("agent.sock")
+    tools = site.tools(backend).start()
+    planner = site.planner(tools, {"listen": f"unix:{path}"}, workers=WORKERS).start()
+    while set(connected(planner)) != worker_pids(planner):
+        agent = UnixConnection(path)
+        site.owns(agent.close)
+        assert ask(agent, "GET", "/x").status == 200
+    os.kill(min(worker_pids(planner)), signal.SIGKILL)
+    eventually(lambda: planner.metric("worker_restarts_total") == 1 and planner.metric("workers") == 2, "another one")
+    assert path.is_socket()
+    with closing(UnixConnection(path)) as agent:
+        assert ask(agent, "GET", "/y").status == 200
+    assert planner.stop() == 0
+    assert not path.exists()
+
+
+def test_tokens_are_those_of_all_workers(site: Site, backend: Backend) -> None:
+    source = {"name": "mesh", "kind": "self-signed", "audience": "https://tools.internal", "helper": True}
+    tools = site.tools(backend).start()
+    planner = site.planner(tools, {"token": "mesh"}, tokens=[source], workers=WORKERS).start()
+    while set(connected(planner)) != worker_pids(planner):
+        assert ask(site.agent(planner), "GET", "/x").status == 200
+    (shown,) = planner.ask("/tokens").json["tokens"]
+    assert (shown["name"], shown["helper"]) == ("mesh", True)
+    assert {each["worker"] for each in shown["tokens"]} == worker_pids(planner)
+    given = planner.ask("/tokens/mesh", "POST")
+    assert (given.status, given.json["token"].count(".")) == (200, 2)
+    assert planner.ask("/tokens/none", "POST").status == 404
+    assert site.command("token", str(planner.file), "mesh").stdout.count(".") == 2
+
+
+def test_what_a_worker_cannot_do_ends_the_start(site: Site, backend: Backend) -> None:
+    tools = site.tools(backend, workers=WORKERS, access_log="nowhere/tools.log").launch()
+    assert tools.exit_code() == 1
+    assert "the access log" in tools.stderr
+    assert "Traceback" not in tools.stderr
+    taken = site.tools(backend.port, workers=WORKERS)
+    taken.config["inbound"][0]["listen"] = f"{LOOPBACK}:{backend.port}"
+    assert taken.launch().exit_code() in {1, 2}
+    assert children(taken.running.pid) == {}

@@ -84,7 +84,7 @@ class SocketFile:
     def make(cls, path: Path, rules: SocketRules) -> Self:
         """Makes the folder if it is missing (its parent must exist), and the socket. Raises what ``rules.error`` makes."""
         try:
-            path.parent.mkdir(mode=rules.folder_mode, exist_ok=True)
+            _make_folder(path.parent, rules.folder_mode)
             with _folder_lock(path, rules):
                 _remove_stale(path, rules)
                 return cls(path, _listen(path, rules.mode))
@@ -113,6 +113,15 @@ class SocketFile:
             self.remove()
         finally:
             self.sock.close()
+
+
+def _make_folder(folder: Path, mode: int) -> None:
+    """Makes it where it is missing, with that very mode: a umask would keep those out whom the mode lets in."""
+    try:
+        folder.mkdir(mode=mode & 0o700)
+    except FileExistsError:
+        return
+    folder.chmod(mode)
 
 
 def _identity(path: Path) -> tuple[int, int]:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import socket
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from sidecar.proxy.failure import ProxyCode, StrangerError
+from sidecar.proxy.failure import BindCode, BindError, ProxyCode, StrangerError
 from sidecar.sock_diag import CONNECTED, LISTEN, SockDiag
 from sidecar.sockets import Peer, peer
 
@@ -19,13 +20,22 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
 _LINUX: Final = sys.platform == "linux"
+#: Linux, user_namespaces(7): how many uids there are, and, unless the system says otherwise, the one that stands for many.
+_ALL_UIDS: Final = 2**32 - 1
+_OVERFLOW_UID: Final = 65534
+_UID_MAP: Final = Path("/proc/self/uid_map")
+_OVERFLOW: Final = Path("/proc/sys/kernel/overflowuid")
 
 
 class Clients:
-    """Asks the kernel; one for each hub."""
+    """Asks the kernel; one for each hub.
 
-    def __init__(self, diag: SockDiag | None = None) -> None:
+    ``shared`` is a uid that many users of the machine have in our eyes (`shared_uid`): who has it is nobody that is known.
+    """
+
+    def __init__(self, diag: SockDiag | None = None, *, shared: int | None = None) -> None:
         self._diag = SockDiag() if diag is None else diag
+        self._shared = shared
 
     def close(self) -> None:
         """Lets go of what it asks with."""
@@ -44,10 +54,24 @@ class Clients:
             raise StrangerError(ProxyCode.UID_UNKNOWN, None) from error
         if client is not None and client.uid not in uids:
             raise StrangerError(ProxyCode.UID_NOT_ALLOWED, client)
+        if client is not None and client.uid == self._shared:
+            raise StrangerError(ProxyCode.UID_UNKNOWN, client)
         return client
 
-    def try_out(self, sock: socket.socket) -> None:
-        """Raises OSError where the clients of a listening socket could not be told from each other on this machine."""
+    def try_out(self, sock: socket.socket, uids: Collection[int]) -> None:
+        """Says whether ``uids`` can be told from others at a listening socket on this machine.
+
+        Raises:
+            BindError: one of them is shared by users who have no number of their own here.
+            OSError: the kernel does not say whose its clients are.
+
+        """
+        if self._shared in uids:
+            raise BindError(
+                BindCode.UIDS_UNKNOWN,
+                f"uid {self._shared} is that of every user who has no number in this user namespace",
+                hint="run as another user, and name other users in uids",
+            )
         if not _LINUX or sock.family == socket.AF_UNIX:
             return
         own = sock.getsockname()[:2]
@@ -67,6 +91,8 @@ class Clients:
         if not (_loopback(own[0]) or _loopback(other[0])):
             return None
         there = self._diag.find(other, own)
+        # Raises where the connection has been reset: somebody else may have had the client's port when we asked.
+        sock.getpeername()
         if there.state not in CONNECTED or there.inode == 0:
             raise OSError("the client has closed its socket")
         return Peer(None, there.uid)
@@ -74,6 +100,22 @@ class Clients:
 
 def _loopback(address: str) -> bool:
     return address.startswith("127.") or address == "::1"  # as the kernel spells them
+
+
+def shared_uid() -> int | None:
+    """Returns the uid by which the kernel calls all users that have no number in our user namespace; None where all have one.
+
+    Linux, user_namespaces(7), "Unmapped user and group IDs". Where that cannot be read it is taken to be the usual one.
+    """
+    if not _LINUX:
+        return None
+    try:
+        numbered = sum(int(line.split()[2]) for line in _UID_MAP.read_text().splitlines())
+        return None if numbered >= _ALL_UIDS else int(_OVERFLOW.read_text())
+    except FileNotFoundError:
+        return None  # a kernel without user namespaces
+    except (OSError, ValueError, IndexError):
+        return _OVERFLOW_UID
 
 
 def own_and(uids: Collection[int]) -> frozenset[int]:

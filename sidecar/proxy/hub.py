@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from sidecar.identity.peer import Role
-from sidecar.proxy.clients import Clients
+from sidecar.proxy.clients import Clients, shared_uid
 from sidecar.proxy.ids import Ids
 from sidecar.proxy.rate import Rates
 from sidecar.proxy.stream import NEVER
@@ -80,7 +80,7 @@ class Hub:
     #: What callers, and the agent at each of its entries, have left of ``request_rate``.
     rates: Rates = field(default_factory=Rates)
     #: Says which process a client on this machine is.
-    clients: Clients = field(default_factory=Clients)
+    clients: Clients = field(default_factory=lambda: Clients(shared=shared_uid()))
     draining: bool = False
     _timer: asyncio.TimerHandle | None = None
     #: The wall clock less the monotonic one, when it was last acted on.

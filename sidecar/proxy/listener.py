@@ -115,7 +115,10 @@ class Listener(Generic[S]):
         if self.service.uids is None:
             return
         try:
-            self.hub.clients.try_out(self._sock)
+            self.hub.clients.try_out(self._sock, self.service.uids)
+        except BindError:
+            self._bound.close()
+            raise
         except OSError as error:
             self._bound.close()
             code = BindCode.UIDS_UNKNOWN

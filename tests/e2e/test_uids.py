@@ -229,6 +229,31 @@ def test_threat_61_workers_look_too(site: Site, backend: Backend) -> None:
     assert refusals(planner, 1, "uid_not_allowed")[0]["src.uid"] == NOBODY
 
 
+@pytest.mark.needs("root", "unshare")
+@linux
+@pytest.mark.threat(61)
+@pytest.mark.parametrize("listen", [LOOPBACK, "unix"])
+def test_threat_61_users_without_a_number_in_our_namespace_are_not_told_apart(
+    site: Site, backend: Backend, listen: str
+) -> None:
+    """They all look like uid 65534 there, so naming it would name everybody else on the machine."""
+    site.folder.chmod(0o711)
+    tools = site.tools(backend).start()
+    place = f"unix:{site.path('listen.sock')}" if listen == "unix" else f"{listen}:{free_port()}"
+    planner = site.planner(tools, {"listen": place, "uids": [NOBODY]})
+    planner.wrapper = ("unshare", "--user", "--map-root-user")
+    assert planner.launch().exit_code() == 1
+    assert "uid 65534 is that of every user who has no number in this user namespace" in planner.stderr
+    planner.config["outbound"][0]["uids"] = [SOMEBODY]
+    planner.start()
+    planner.config["outbound"][0]["uids"] = [NOBODY]
+    planner.reload()
+    assert as_user(SOMEBODY, place) == "closed"
+    assert refusals(planner, 1, "uid_unknown")[0]["src.uid"] == NOBODY
+    assert as_user(os.geteuid(), place) == "HTTP/1.1 200 OK"
+    assert len(backend.requests) == 1
+
+
 @linux
 def test_where_the_kernel_does_not_say_the_process_does_not_start(site: Site, backend: Backend) -> None:
     """A sandbox without sock_diag: loopback is refused with what to do, a UNIX socket is served."""

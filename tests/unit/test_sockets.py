@@ -32,7 +32,7 @@ def test_modes_names_and_settings_are_the_owner_s(tmp_path: Path) -> None:
     path = tmp_path / "run" / "x.sock"
     file = SocketFile.make(path, rules)
     assert stat.S_IMODE(path.stat().st_mode) == 0o666
-    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o711 & ~_umask()
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o711
     with pytest.raises(LocalError, match=r"IN_USE: another process answers at .*x\.sock") as caught:
         SocketFile.make(path, rules)
     assert caught.value.hint.endswith("in --here")
@@ -41,10 +41,15 @@ def test_modes_names_and_settings_are_the_owner_s(tmp_path: Path) -> None:
         SocketFile.make(tmp_path / "no" / "folder" / "x.sock", rules)
 
 
-def _umask() -> int:
-    before = os.umask(0)
-    os.umask(before)
-    return before
+def test_a_umask_keeps_nobody_out_of_a_folder_that_is_for_others(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        SocketFile.make(tmp_path / "run" / "x", SocketRules("test socket", "--here", error, folder_mode=0o711)).close()
+        SocketFile.make(tmp_path / "own" / "x", SocketRules("test socket", "--here", error)).close()
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "run").stat().st_mode) == 0o711
+    assert stat.S_IMODE((tmp_path / "own").stat().st_mode) == 0o700
 
 
 @pytest.mark.threat(25)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 import sys
 from contextlib import closing
 from dataclasses import dataclass
@@ -11,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sidecar.proxy.clients import Clients, own_and
-from sidecar.proxy.failure import ProxyCode, StrangerError
+from sidecar.proxy.clients import Clients, own_and, shared_uid
+from sidecar.proxy.failure import BindCode, BindError, ProxyCode, StrangerError
 from sidecar.sock_diag import ESTABLISHED, LISTEN, Found, NotFoundError
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def test_threat_61_another_user_is_a_stranger_who_is_named(served: Served, clien
 
 
 def test_a_listening_socket_whose_clients_can_be_told_apart_passes(served: Served, clients: Clients) -> None:
-    clients.try_out(served.listening)
+    clients.try_out(served.listening, own_and(()))
 
 
 @LINUX
@@ -97,6 +98,26 @@ def test_a_client_that_has_half_closed_is_let_in(clients: Clients) -> None:
         sock, _ = listening.accept()
         with sock:
             assert clients.admit(sock, own_and(())) is not None
+
+
+@LINUX
+@pytest.mark.threat(61)
+def test_threat_61_who_has_the_port_of_a_client_that_was_reset_does_not_pass_for_it() -> None:
+    """The kernel is asked by the two ends alone: another user's connection, gone meanwhile, is not ours for having had them."""
+    with socket.create_server(("127.0.0.1", 0)) as listening, socket.socket() as client:
+        client.connect(listening.getsockname())
+        client.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        sock, _ = listening.accept()
+
+        class Late(Kernel):
+            def find(self, own: tuple[str, int], other: tuple[str, int]) -> Found:
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                client.close()
+                return super().find(own, other)
+
+        with sock, pytest.raises(StrangerError) as caught:
+            Clients(Late(Found(ESTABLISHED, OURS, 5))).admit(sock, own_and(()))  # type: ignore[arg-type]
+    assert caught.value.code is ProxyCode.UID_UNKNOWN
 
 
 class Kernel:
@@ -175,7 +196,7 @@ def test_a_kernel_that_does_not_know_our_own_socket_is_told_before_anybody_conne
     with socket.create_server(("127.0.0.1", 0)) as listening:
         for found in (NotFoundError(), OSError(93, "Protocol not supported"), Found(ESTABLISHED, 0, 1)):
             with pytest.raises(OSError):
-                Clients(Kernel(found)).try_out(listening)  # type: ignore[arg-type]
+                Clients(Kernel(found)).try_out(listening, ())  # type: ignore[arg-type]
 
 
 def test_on_another_system_a_tcp_client_is_not_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,3 +208,40 @@ def test_on_another_system_a_tcp_client_is_not_looked_up(monkeypatch: pytest.Mon
 
 def test_root_is_served_only_where_it_is_named_or_us() -> None:
     assert own_and((7,)) == {OURS, 7}
+
+
+@pytest.mark.threat(61)
+def test_threat_61_a_uid_that_many_users_share_is_nobody_s(served: Served) -> None:
+    """In a user namespace all users without a number there look alike, though one of them be ourselves."""
+    with closing(Clients(shared=OURS)) as clients:
+        with pytest.raises(StrangerError) as caught:
+            clients.admit(served.sock, own_and(()))
+        assert caught.value.code is ProxyCode.UID_UNKNOWN
+        assert caught.value.client is not None
+        with pytest.raises(BindError, match="no number in this user namespace") as refused:
+            clients.try_out(served.listening, own_and(()))
+        assert refused.value.code is BindCode.UIDS_UNKNOWN
+        clients.try_out(served.listening, (OURS + 1,))
+
+
+@LINUX
+@pytest.mark.parametrize(
+    ("mapped", "shared"),
+    [
+        ("         0          0 4294967295\n", None),
+        ("0 1000 1\n1 100000 65536\n", 4711),
+        ("0 0 2147483648\n2147483648 2147483648 2147483647\n", None),
+        ("", 4711),
+        ("garbage", 65534),
+        (None, None),
+    ],
+)
+def test_the_uid_that_users_share_is_the_kernel_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mapped: str | None, shared: int | None
+) -> None:
+    if mapped is not None:
+        (tmp_path / "map").write_text(mapped)
+    (tmp_path / "overflow").write_text("4711\n")
+    monkeypatch.setattr("sidecar.proxy.clients._UID_MAP", tmp_path / "map")
+    monkeypatch.setattr("sidecar.proxy.clients._OVERFLOW", tmp_path / "overflow")
+    assert shared_uid() == shared

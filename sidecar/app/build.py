@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
-from sidecar.app.outbound import Requests, Tunnels, by_listen, service_at
+from sidecar.app.outbound import Requests, Tunnels, by_listen, keep_pool, service_at
 from sidecar.app.tokens import TokenParts, check_of, helpers_of, make_lanes
 from sidecar.config.effective import policy_version
 from sidecar.config.values import Protocol, Resumption, Tls, UnixAddress
@@ -15,7 +15,7 @@ from sidecar.policy.table import Table
 from sidecar.proxy import proxy_protocol
 from sidecar.proxy.dialler import Dialler
 from sidecar.proxy.inbound import InboundService
-from sidecar.proxy.outbound import OutboundService, TlsDestination
+from sidecar.proxy.outbound import TlsDestination
 from sidecar.proxy.pool import PlainDestination, Pool
 from sidecar.proxy.service import Self
 from sidecar.proxy.target import TcpTarget, UnixTarget
@@ -24,7 +24,7 @@ from sidecar.tls.contexts import HTTP_ALPN, NO_ALPN, Credentials, client_context
 from sidecar.tls.expectation import expect_peer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
+    from collections.abc import Hashable
 
     from sidecar.app.listening import Place
     from sidecar.app.outbound import Reached
@@ -82,8 +82,7 @@ def build(hub: Hub, loaded: Loaded, key: OwnKey, previous: Generation | None) ->
         make = _inbound if entry.forward.protocol is Protocol.HTTP else _inbound_tunnels
         generation.services[place] = make(hub, generation, entry, kept)
     for entry_out in loaded.config.outbound:
-        reach = _outbound if entry_out.protocol is Protocol.HTTP else _outbound_tunnels
-        generation.outbound[entry_out.name] = reach(hub, generation, entry_out, kept)
+        generation.outbound[entry_out.name] = _reached(hub, generation, entry_out, kept)
     for listen, names in by_listen(loaded.config.outbound).items():
         generation.services["outbound", listen] = service_at(generation, listen, names)
     generation.tokens.helpers = helpers_of(hub, generation)
@@ -103,6 +102,15 @@ def _resumes(generation: Generation, entry: Inbound | Outbound) -> bool:
     return generation.loaded.config.resumption_of(entry) is Resumption.ALLOW
 
 
+def _reached(hub: Hub, generation: Generation, entry: Outbound, kept: Generation) -> Reached:
+    if entry.tls is Tls.PUBLIC:
+        from sidecar.app.public import reached  # noqa: PLC0415 - for configurations with such entries alone
+
+        return reached(hub, generation, entry, kept)
+    reach = _outbound if entry.protocol is Protocol.HTTP else _outbound_tunnels
+    return reach(hub, generation, entry, kept)
+
+
 # --- requests
 
 
@@ -117,34 +125,9 @@ def _inbound(hub: Hub, generation: Generation, entry: Inbound, kept: Generation)
 
 
 def _outbound(hub: Hub, generation: Generation, entry: Outbound, kept: Generation) -> Requests:
-    key, route, make = _reach(hub, generation, entry, kept)
-    pool = kept.pools.get(key)
-    if pool is None or pool.retired:  # a lane that was replaced may be named again
-        pool = Pool(make(), hub)
-    generation.pools[key] = pool
-    lanes = make_lanes(hub, generation, entry, pool, route, kept)
-    return Requests(hub, entry, lanes, _service_kind(entry))
-
-
-def _service_kind(entry: Outbound) -> type[OutboundService]:
-    if entry.tls is Tls.MUTUAL:
-        return OutboundService
-    from sidecar.app.public import service_kind  # noqa: PLC0415 - for such entries alone
-
-    return service_kind(entry)
-
-
-def _reach(
-    hub: Hub, generation: Generation, entry: Outbound, kept: Generation
-) -> tuple[Hashable, Hashable, Callable[[], Destination]]:
-    """Returns all that a connection of an entry depends on, the same without our own identity, and who makes them."""
-    if entry.tls is Tls.PUBLIC:
-        from sidecar.app.public import reach  # noqa: PLC0415 - for such entries alone
-
-        key, make = reach(hub, generation, entry, kept)
-        return key, key, make
-    destination = partial(_tls_destination, hub, generation, entry, HTTP_ALPN)
-    return _outbound_key(generation, entry), _route(generation, entry), destination
+    make = partial(_tls_destination, hub, generation, entry, HTTP_ALPN)
+    pool = keep_pool(hub, generation, kept, _outbound_key(generation, entry), make)
+    return Requests(hub, entry, make_lanes(hub, generation, entry, pool, _route(generation, entry), kept))
 
 
 # --- tunnels

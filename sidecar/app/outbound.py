@@ -13,18 +13,21 @@ from sidecar.policy.routes import SOCKET_HOSTS, ConnectionRoute, Route, RouteTab
 from sidecar.proxy.agent_service import TunnelDoor
 from sidecar.proxy.clients import own_and
 from sidecar.proxy.front import Front
+from sidecar.proxy.outbound import OutboundService
+from sidecar.proxy.pool import Pool
 from sidecar.proxy.tunnel_service import OutboundTunnels
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Callable, Collection, Hashable, Iterable
 
     from sidecar.app.build import Generation
+    from sidecar.app.public import Ciphertext
     from sidecar.config.values import Address, Outbound
     from sidecar.proxy.agent_service import AgentService
     from sidecar.proxy.connection import Entry
     from sidecar.proxy.hub import Hub
     from sidecar.proxy.lane import Lanes
-    from sidecar.proxy.outbound import OutboundService
+    from sidecar.proxy.pool import Destination
     from sidecar.proxy.tunnel_service import Wanted, Way
 
 
@@ -35,12 +38,11 @@ class Requests(NamedTuple):
     entry: Outbound
     lanes: Lanes
     #: What of them it takes, and how; all are made alike.
-    kind: type[OutboundService]
+    kind: type[OutboundService] = OutboundService
 
     def alone(self, generation: Generation, listen: Address) -> Entry:
         """Makes the service of a listener that has no other entry: it is reached by the listener's own names too."""
-        own = SOCKET_HOSTS if isinstance(listen, UnixAddress) else listen_hosts(listen.host, listen.port)
-        return self._service(generation, self.entry.hosts, own, self.entry.uids)
+        return self._service(generation, self.entry.hosts, own_hosts(listen), self.entry.uids)
 
     def behind(self, generation: Generation, hosts: frozenset[bytes], uids: Collection[int]) -> AgentService:
         """Makes the service for one of several entries, reached by ``hosts``."""
@@ -88,7 +90,23 @@ class Tunnels(NamedTuple):
         )
 
 
-Reached: TypeAlias = Requests | Tunnels
+Reached: TypeAlias = "Requests | Tunnels | Ciphertext"
+
+
+def own_hosts(listen: Address) -> frozenset[bytes]:
+    """Returns the values of ``Host`` that mean a listener itself."""
+    return SOCKET_HOSTS if isinstance(listen, UnixAddress) else listen_hosts(listen.host, listen.port)
+
+
+def keep_pool(
+    hub: Hub, generation: Generation, kept: Generation, key: Hashable, make: Callable[[], Destination]
+) -> Pool:
+    """Returns the pool of connections that depend on ``key`` alone: the one that there was, or a new one."""
+    pool = kept.pools.get(key)
+    if pool is None or pool.retired:  # a lane that was replaced may be named again
+        pool = Pool(make(), hub)
+    generation.pools[key] = pool
+    return pool
 
 
 def by_listen(entries: Iterable[Outbound]) -> dict[Address, list[str]]:

@@ -10,6 +10,7 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING, ClassVar
 
 from sidecar.proxy.clients import own_and
+from sidecar.proxy.connect_tunnel import ConnectTunnel
 from sidecar.proxy.connection import Kind
 from sidecar.proxy.context import agent_context
 from sidecar.proxy.counters import Counters
@@ -38,7 +39,7 @@ class OnConnect(Enum):
 
     REFUSE = auto()  # 405, whatever it names
     BIND = auto()  # 200, and the connection goes on as HTTP/1.1 that is bound to the entry
-    TUNNEL = auto()  # dialled, 200, and the connection goes on as a tunnel
+    TUNNEL = auto()  # dialled, 200, and the connection goes on as a tunnel: `TunnelDoor.tunnel`
 
 
 class _Memo:
@@ -65,6 +66,8 @@ class AgentService:
     closed_by_drain: ClassVar[bool] = False
     secure: ClassVar[bool] = False
     on_connect: ClassVar[OnConnect] = OnConnect.REFUSE
+    #: What the log calls the other end; None for what the agent called it.
+    called: bytes | None = None
 
     def __init__(
         self,
@@ -137,7 +140,7 @@ class AgentService:
         peer = (exchange.upstream_context or self._unreached).json
         if memo.path != head.path or memo.method != head.method or memo.host != head.host or memo.peer != peer:
             memo.path, memo.method, memo.host, memo.peer = head.path, head.method, head.host, peer
-            name = f',"dst.name":{quoted(head.host)}'
+            name = f',"dst.name":{quoted(self.called or head.host)}'
             memo.told = memo.context.json + peer + name + asked(head.method, head.path)
         return memo.told
 
@@ -162,6 +165,10 @@ class TunnelDoor(AgentService):
         hub, leads_to = tunnels.hub, tunnels.way.destination.text
         super().__init__(hub, tunnels.name, tunnels.own, routes, nowhere(hub), leads_to=leads_to, uids=tunnels.uids)
         self.tunnels = tunnels
+
+    def tunnel(self, down: Downstream, authority: bytes, permit: Permit) -> ConnectTunnel:
+        """Makes what the connection of a CONNECT goes on as."""
+        return ConnectTunnel(down, self.tunnels, authority, permit)
 
     def tunnels_at(self, authority: bytes) -> OutboundTunnels | None:
         """Returns its own, where ``authority`` names them."""

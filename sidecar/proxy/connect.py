@@ -13,7 +13,6 @@ from sidecar.http.write import ESTABLISHED
 from sidecar.policy.decision import Denial
 from sidecar.proxy.agent_service import AgentService, OnConnect, TunnelDoor
 from sidecar.proxy.bound import Bound
-from sidecar.proxy.connect_tunnel import ConnectTunnel
 from sidecar.proxy.exchange import Exchange
 
 if TYPE_CHECKING:
@@ -59,5 +58,5 @@ class Connect(Exchange):
 
     def _tunnel(self, door: TunnelDoor, permit: Permit) -> None:
         """Hands the connection over; what was decided, and when, goes along."""
-        tunnel = ConnectTunnel(self.down, door.tunnels, self.head.authority, permit)
+        tunnel = door.tunnel(self.down, self.head.authority, permit)
         tunnel.begin(self.down.let_go())

@@ -47,10 +47,13 @@ class ConnectTunnel(Tunnel):
         self.dial()
 
     def _joins(self, up: UpLeg) -> None:
+        self._answer_established()
+        super()._joins(up)
+
+    def _answer_established(self) -> None:
         self._answered = True
         self.stream.write(ESTABLISHED)
         break_with_us(self.stream)
-        super()._joins(up)
 
     def _not_reached(self, error: DialError) -> None:
         self._fail(error.cause)

@@ -36,7 +36,7 @@ class PublicTarget:
         self._host = host
         self._port = port
         self._hub = hub
-        self._anywhere = anywhere
+        self.anywhere = anywhere
 
     async def open(self, loop: asyncio.AbstractEventLoop, stream: Stream) -> None:
         """Connects ``stream`` to the first address that takes it; each has its share of ``connect_timeout``.
@@ -72,7 +72,7 @@ class PublicTarget:
         refused: AddressError | None = None
         for family, _, _, _, address in answer:
             try:
-                if not self._anywhere:
+                if not self.anywhere:
                     check_address(_numeric(address))
             except AddressError as error:
                 refused = refused or error

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from sidecar.policy.decision import Denial, Permit, Reason
 from sidecar.proxy.agent_service import OnConnect
 from sidecar.proxy.outbound import OutboundService
 from sidecar.proxy.stream import NEVER
@@ -19,12 +18,15 @@ from sidecar.tls.engine import TlsEngine
 
 if TYPE_CHECKING:
     from sidecar.identity.peer import Peer
+    from sidecar.policy.decision import Denial, Permit
+    from sidecar.policy.routes import RouteTable
     from sidecar.proxy.exchange import Exchange
     from sidecar.proxy.hub import Hub
+    from sidecar.proxy.lane import Lanes
     from sidecar.proxy.pool import Destination
-    from sidecar.proxy.service import Wait
+    from sidecar.proxy.public_target import PublicTarget
+    from sidecar.proxy.service import Self, Wait
     from sidecar.proxy.stream import Stream, StreamUser
-    from sidecar.proxy.target import Target
     from sidecar.tls.contexts import Proving
     from sidecar.tls.site import SiteContext
 
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 class SiteDestination:
     """The service of an outbound entry. ``name``: what TLS begins with and OpenSSL verifies, a host name or an address."""
 
-    def __init__(self, target: Target, name: str, context: SiteContext, hub: Hub) -> None:
+    def __init__(self, target: PublicTarget, name: str, context: SiteContext, hub: Hub) -> None:
         self.text = target.text
         self._target = target
         self._name = name
@@ -61,11 +63,13 @@ class SiteDestination:
         return NEVER if site is None else site.not_after
 
     def replaces(self, before: Destination) -> bool:
-        """The same address and name, held to the same pins."""
-        if not isinstance(before, SiteDestination):
-            return False
-        same = (self.text, self._name) == (before.text, before._name)  # noqa: SLF001 - one of its own kind
-        return same and self._context.pins == before._context.pins  # noqa: SLF001 - as above
+        """The same place and name, held to the same roots and pins, and allowed the same addresses."""
+        return isinstance(before, SiteDestination) and self.held_to == before.held_to
+
+    @property
+    def held_to(self) -> tuple[object, ...]:
+        """All that connections of it depend on."""
+        return (self.text, self._target.anywhere, self._name, self._context.pins, self._context.sslcontext)
 
     def check(self, peer: Peer | None) -> None:
         """A site is no peer: it was held to the pins that `replaces` compares."""
@@ -79,6 +83,19 @@ class SiteService(OutboundService):
 
     on_connect: ClassVar[OnConnect] = OnConnect.REFUSE
 
+    def __init__(
+        self,
+        hub: Hub,
+        name: str,
+        own: Self,
+        routes: RouteTable,
+        lanes: Lanes,
+        host: bytes | None,
+        uids: frozenset[int] | None = None,
+    ) -> None:
+        super().__init__(hub, name, own, routes, lanes, host, uids)
+        self.called = host
+
     def authorise(self, exchange: Exchange, decision_id: str) -> Permit | Denial | Wait:
         """Decides as for any entry; what a client that asked for a tunnel needs instead is told to the operator."""
         if exchange.head.method == b"CONNECT":
@@ -89,20 +106,3 @@ class SiteService(OutboundService):
                 url=f"http://{(self.host or b'').decode('ascii')}/",
             )
         return super().authorise(exchange, decision_id)
-
-
-class CiphertextService(OutboundService):
-    """The requests of an agent to an entry that passes only ciphertext on: none is served."""
-
-    on_connect: ClassVar[OnConnect] = OnConnect.REFUSE
-
-    def authorise(self, exchange: Exchange, decision_id: str) -> Permit | Denial | Wait:
-        """Denies; what the table denies anyway has its own reason."""
-        verdict = super().authorise(exchange, decision_id)
-        if isinstance(verdict, Denial):
-            return verdict
-        return Denial(Reason.PASSTHROUGH_ONLY, decision_id, self.policy_version)
-
-    def decide_again(self, exchange: Exchange, decision_id: str) -> Permit | Denial:  # noqa: ARG002 - as for all others
-        """Denies: what went on as a request before would go on unseen now."""
-        return Denial(Reason.PASSTHROUGH_ONLY, decision_id, self.policy_version)

@@ -61,6 +61,11 @@ class Leg:
         self._start(other)
         other._start(self)
 
+    def hold(self, data: bytes) -> None:
+        """Keeps bytes that arrived, and what still does, until there is another end."""
+        self.forward = self._hold
+        self._hold(data)
+
     def part(self) -> None:
         """Lets go of everything: nothing is passed on any more, and nothing keeps the other alive."""
         self.other = None

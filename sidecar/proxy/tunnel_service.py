@@ -139,13 +139,14 @@ class OutboundTunnels:
         own: Self,
         route: ConnectionRoute,
         way: Way,
-        wanted: Wanted,
+        wanted: Wanted | None,
         uids: frozenset[int] | None = None,
         connects: frozenset[bytes] = frozenset(),
     ) -> None:
         """``uids`` are the users whose processes are served: our own unless it says otherwise.
 
-        ``connects`` are the authorities of CONNECT that lead here, where the listener has other entries too.
+        ``connects`` are the authorities of CONNECT that lead here, where the listener has other entries too. ``wanted``
+        is None where nobody is proven here: the bytes are the agent's own TLS.
         """
         self.hub = hub
         self.name = name
@@ -173,14 +174,14 @@ class OutboundTunnels:
 
     def review(self, tunnel: Tunnel, distrusted: Collection[TrustDomain], decision_id: str) -> Permit | StrEnum:
         """Decides again: by the peer that was proven, its bundle, and the address that was dialled."""
-        peer = tunnel.remote_peer
-        if (self.wanted.domain if peer is None else peer.id.trust_domain) in distrusted:
+        peer, wanted = tunnel.remote_peer, self.wanted
+        if wanted is not None and (wanted.domain if peer is None else peer.id.trust_domain) in distrusted:
             return ProxyCode.TRUST_CHANGED
         if self.way.place != tunnel.service.way.place:
             return ProxyCode.ENTRY_CHANGED
-        if peer is not None:
+        if peer is not None and wanted is not None:
             try:
-                self.wanted.expect(peer)
+                wanted.expect(peer)
             except SidecarError as error:
                 return error.code
         return self.decide(tunnel, decision_id)

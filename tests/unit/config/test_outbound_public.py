@@ -183,3 +183,24 @@ def test_all_of_it_is_shown_and_decides(workspace: Workspace) -> None:
 
 def test_entries_for_peers_have_the_policy_that_they_always_had(workspace: Workspace) -> None:
     assert set(policy(workspace.load().config)["outbound"]["out"]) == {"listen", "hosts", "origins", "peer", "pins"}
+
+
+SECOND = """\
+  - name: second
+    listen: 127.0.0.1:14001
+    connect: api.llm.example:443
+    tls: public
+admin:
+"""
+
+
+def test_services_share_a_listener_by_their_own_names(workspace: Workspace) -> None:
+    other = edit("api.llm.example:443", "other.example:443", SECOND)
+    config = workspace.load(edit("admin:\n", other, PUBLIC)).config
+    assert [entry.hosts for entry in config.outbound] == [{b"api.llm.example"}, {b"other.example"}]
+
+
+@pytest.mark.parametrize("base", [PUBLIC, with_keys("hosts: [api.llm.example]"), PASSTHROUGH])
+def test_two_entries_of_a_listener_are_not_for_one_service(workspace: Workspace, base: str) -> None:
+    fault = workspace.fault(edit("admin:\n", SECOND, base))
+    assert (fault.code, fault.key) == (ConfigCode.DUPLICATE_HOST, "outbound[1].connect")

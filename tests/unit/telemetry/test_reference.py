@@ -21,6 +21,7 @@ from sidecar.signer.log import UseCode
 from sidecar.telemetry.metrics import Metrics
 from sidecar.telemetry.record import CONTEXT_FIELDS, Decision, Event
 from sidecar.telemetry.sink import SinkCode
+from sidecar.tls.client_hello import HelloCode
 from sidecar.tls.failure import SigningCode, TlsCode, is_alert
 from sidecar.tokens.codes import SourceCode, TokenCode
 
@@ -51,6 +52,7 @@ def table_words(text: str) -> set[str]:
         Refusal,
         HttpCode,
         ProxyCode,
+        HelloCode,
         AddressCode,
         BindCode,
         SinkCode,

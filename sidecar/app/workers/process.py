@@ -86,8 +86,12 @@ def _interpreter() -> str:
 def _path_flags() -> list[str]:
     """How the child finds the package where we found it, and not in whatever folder we were started in.
 
-    ``-P`` keeps the working directory off its path, unless that is where we have the package from ourselves.
+    What keeps us from the environment's modules and the user's keeps the child from them as well. ``-P`` keeps the working
+    directory off its path, unless that is where we have the package from ourselves.
     """
+    if sys.flags.isolated:
+        return ["-I"]
     root = str(Path(sidecar.__file__).parent.parent)
     from_cwd = bool(sys.path) and sys.path[0] == root and not sys.flags.safe_path
-    return [] if from_cwd else ["-P"]
+    given = (("-E", sys.flags.ignore_environment), ("-s", sys.flags.no_user_site), ("-P", not from_cwd))
+    return [flag for flag, there in given if there]

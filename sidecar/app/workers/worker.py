@@ -135,7 +135,8 @@ class Worker(Answering):
     async def _end(self, content: Content) -> Content:
         if self._server is not None:
             cut(self._server.hub)
-            await tokens.revoke_all(self._server.generation.tokens)
+            if content["code"] == 0:  # else it is to end at once
+                await tokens.revoke_all(self._server.generation.tokens)
         self.finish(content["code"])
         return {}
 

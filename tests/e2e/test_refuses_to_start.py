@@ -94,7 +94,7 @@ def pin_in_the_file(site: Site, tools: Sidecar) -> None:
 
 
 def not_served(site: Site, tools: Sidecar) -> None:
-    tools.config["workers"] = 4
+    tools.config["inbound"][0]["forward"] = "https://127.0.0.1:8080"
 
 
 #: what is damaged, and what the message must name
@@ -118,7 +118,7 @@ DEFECTS: dict[str, tuple[Damage, str]] = {
     "forward off this machine": (plaintext_forward, "unsafe_plaintext_forward"),
     "key place that is none": (bad_key_place, "identity.key"),
     "threat_60 PIN in the configuration": (pin_in_the_file, "identity.key"),
-    "key not served yet": (not_served, "workers: not served yet"),
+    "key not served yet": (not_served, "forward: not served yet"),
 }
 
 

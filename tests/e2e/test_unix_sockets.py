@@ -173,6 +173,19 @@ async def test_the_clients_of_agents_connect(site: Site, backend: Backend, name:
     assert [request.path for request in backend.requests] == ["/1"]
 
 
+def test_several_entries_share_a_socket(site: Site, backend: Backend) -> None:
+    tools = site.tools(backend).start()
+    planner = site.planner(tools, {"listen": "unix:one.sock"})
+    first = planner.config["outbound"][0]
+    planner.config["outbound"].append(first | {"name": "two", "hosts": ["other.internal"]})
+    planner.start()
+    for name in ("tools", "other"):
+        assert ask(agent(site, site.path("one.sock")), "GET", f"http://{name}.internal/{name}").status == 200
+    lines = planner.await_log(2, event="request", direction="outbound", decision="allow")
+    assert [line["listener"] for line in lines] == ["tools", "two"]
+    assert {line["src.uid"] for line in lines} == {os.geteuid()}
+
+
 def test_a_socket_that_nobody_answers_is_replaced_and_a_live_one_is_an_error(site: Site, backend: Backend) -> None:
     path = site.path("listen.sock")
     tools = site.tools(backend).start()

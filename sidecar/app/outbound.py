@@ -52,15 +52,7 @@ class Requests(NamedTuple):
         self, generation: Generation, hosts: frozenset[bytes], listen: frozenset[bytes], uids: Collection[int]
     ) -> OutboundService:
         entry = self.entry
-        route = Route(
-            rule=f"outbound.{entry.name}",
-            listen=listen,
-            hosts=hosts,
-            origins=entry.origins,
-            paths=entry.paths,
-            methods=entry.methods,
-        )
-        table = RouteTable(route, generation.policy_version)
+        table = RouteTable(route_of(entry, hosts, listen), generation.policy_version)
         return self.kind(self.hub, entry.name, generation.own, table, self.lanes, entry.host, own_and(uids))
 
 
@@ -78,8 +70,8 @@ class Tunnels(NamedTuple):
 
     def behind(self, generation: Generation, hosts: frozenset[bytes], uids: Collection[int]) -> AgentService:
         """Makes the service for one of several entries: CONNECT to one of ``hosts`` becomes a tunnel."""
-        route = Route(rule=f"outbound.{self.entry.name}", listen=frozenset(), hosts=hosts, origins=self.entry.origins)
-        return TunnelDoor(RouteTable(route, generation.policy_version), self._service(generation, hosts, uids))
+        table = RouteTable(route_of(self.entry, hosts), generation.policy_version)
+        return TunnelDoor(table, self._service(generation, hosts, uids))
 
     def _service(self, generation: Generation, hosts: frozenset[bytes], uids: Collection[int]) -> OutboundTunnels:
         name = self.entry.name
@@ -107,6 +99,18 @@ def keep_pool(
         pool = Pool(make(), hub)
     generation.pools[key] = pool
     return pool
+
+
+def route_of(entry: Outbound, hosts: frozenset[bytes], listen: frozenset[bytes] = frozenset()) -> Route:
+    """Returns what decides about the requests of an entry where it is reached by ``hosts`` and ``listen``."""
+    return Route(
+        rule=f"outbound.{entry.name}",
+        listen=listen,
+        hosts=hosts,
+        origins=entry.origins,
+        paths=entry.paths,
+        methods=entry.methods,
+    )
 
 
 def by_listen(entries: Iterable[Outbound]) -> dict[Address, list[str]]:

@@ -1,15 +1,16 @@
-"""``sidecar explain FILE --caller ID``: which rule would allow or deny, by the code that the proxy runs."""
+"""``sidecar explain FILE``: which rule would allow or deny a caller, or the agent, by the code that the proxy runs."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import re
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from sidecar.cli.configuration import read_configuration
+from sidecar.cli.explain_url import asked_url, way_of
+from sidecar.cli.questions import ExplainCode, no_such_request
 from sidecar.cli.verdicts import Answer, answer_of, lines_of, plain
 from sidecar.config.effective import policy_version
 from sidecar.config.faults import printable, quote
@@ -24,40 +25,39 @@ from sidecar.identity.spiffe import SpiffeId, SpiffeIdError
 from sidecar.policy.explain import Question, explain
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from sidecar.cli.configuration import ReadConfiguration
-    from sidecar.config.values import Config, Inbound
+    from sidecar.config.values import Config, Inbound, Outbound
+
+    _Entry = TypeVar("_Entry", Inbound, Outbound)
 
 _METHOD: Final = re.compile(METHOD)
 ALLOWED, DENIED = 0, 1
 
 
-class ExplainCode(StrEnum):
-    """What is wrong with the question."""
-
-    UNKNOWN_ENTRY = "unknown_entry"
-    NO_SUCH_REQUEST = "no_such_request"
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command line of ``sidecar explain``."""
     parser.description = (
-        "Says whether a caller may do something, by which rule, or which rule comes nearest and what of it does not hold:\n"
-        "through the code that the proxy runs, for each inbound entry or for one. Reads the configuration file and nothing\n"
-        "that it names; whether a certificate is good, and a token, is not looked at."
+        "Says whether a caller may do something (--caller), by which rule, or which rule comes nearest and what of it does not\n"
+        "hold; or what becomes of the agent's request for a URL (--url). Through the code that the proxy runs, for each entry\n"
+        "or for one. Reads the configuration file and nothing that it names; whether a certificate is good, and a token, is\n"
+        "not looked at."
     )
     parser.epilog = (
         "example:\n"
-        "  sidecar explain tools.yaml --caller spiffe://example.org/agent/planner/1 --method POST --path /mcp\n\n"
+        "  sidecar explain tools.yaml --caller spiffe://example.org/agent/planner/1 --method POST --path /mcp\n"
+        "  sidecar explain planner.yaml --url http://tools.internal/mcp\n\n"
         "exit codes: 0 an entry allows it, 1 none does, 2 the file or the command line is wrong"
     )
     parser.add_argument("file", metavar="FILE", type=Path, help="the configuration file (YAML)")
-    parser.add_argument("--caller", metavar="ID", type=_caller, required=True, help="the caller's SPIFFE ID")
+    who = parser.add_mutually_exclusive_group(required=True)
+    who.add_argument("--caller", metavar="ID", type=_caller, help="inbound: the caller's SPIFFE ID")
+    who.add_argument("--url", metavar="URL", help="outbound: what the agent asks for, of its proxy or of a listener")
     parser.add_argument(
         "--pin", metavar="PIN", type=_pin, help="the pin of the caller's key; without it no rule with pins matches"
     )
-    parser.add_argument("--entry", metavar="NAME", help="the one inbound entry to ask; otherwise all of them")
+    parser.add_argument("--entry", metavar="NAME", help="the one entry to ask; otherwise all of them")
     parser.add_argument("--method", metavar="METHOD", type=_method, default="GET", help="default %(default)s")
     parser.add_argument(
         "--path",
@@ -74,15 +74,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prints the verdicts. Raises InvalidConfiguration, and ConfigurationError for a question that cannot be asked."""
     read = read_configuration(args.file)
-    entries = _entries(read.config, args.entry, args.file)
+    if args.url is not None:
+        return _outbound(read.config, args)
+    entries = _named(read.config.inbound, "inbound", args.entry, args.file)
     question = Question(args.caller, args.pin, args.method.encode(), _path(args.method, args.path), args.with_token)
     answers = [_answer(read, entry, question) for entry in entries]
     notes = list(_notes(read.config, question))
+    subject = f"{question.caller}" + (f", key {question.pin}" if question.pin else "")
+    about = {"caller": str(question.caller), "pin": str(question.pin) if question.pin else None}
+    return _tell(args, subject, about | {"policy_version": policy_version(read.config)}, answers, notes)
+
+
+def _outbound(config: Config, args: argparse.Namespace) -> int:
+    asked = asked_url(args.method, args.url)
+    entries = _named(config.outbound, "outbound", args.entry, args.file)
+    answers = [way_of(config, entry, asked) for entry in entries]
+    about = {"url": args.url, "method": args.method, "policy_version": policy_version(config)}
+    return _tell(args, f"the agent asks for {args.method} {printable(args.url)}", about, answers, [])
+
+
+def _tell(
+    args: argparse.Namespace, subject: str, about: Mapping[str, object], answers: Sequence[Answer], notes: list[str]
+) -> int:
+    allowed = any(answer.allowed for answer in answers)
     if args.json:
-        print(json.dumps(_object(question, answers, notes, policy_version(read.config)), indent=2))
-    else:
-        print(*_text(args.file, question, answers, notes), sep="\n")
-    return ALLOWED if any(answer.allowed for answer in answers) else DENIED
+        entries = [plain(answer) for answer in answers]
+        print(json.dumps({"allowed": allowed, **about, "entries": entries, "notes": notes}, indent=2))
+        return ALLOWED if allowed else DENIED
+    print(f"{printable(str(args.file))}: {subject}")
+    for answer in answers:
+        print(*lines_of(answer, args.file), sep="\n")
+    for note in notes:
+        print(f"  note: {note}")
+    return ALLOWED if allowed else DENIED
 
 
 def _answer(read: ReadConfiguration, entry: Inbound, question: Question) -> Answer:
@@ -94,15 +118,17 @@ def _answer(read: ReadConfiguration, entry: Inbound, question: Question) -> Answ
     return answer_of(entry.name, question, explanation, rules)
 
 
-def _entries(config: Config, name: str | None, file: Path) -> Sequence[Inbound]:
-    found = [entry for entry in config.inbound if name in {None, entry.name}]
+def _named(entries: Sequence[_Entry], direction: str, name: str | None, file: Path) -> list[_Entry]:
+    """Returns the entry of that name, or all of them. Raises ConfigurationError where there is none."""
+    found = [entry for entry in entries if name in {None, entry.name}]
     if not found:
-        known = ", ".join(entry.name for entry in config.inbound)
-        what = "has no inbound entry" + (f" {quote(name)}" if name else "")
+        known = ", ".join(entry.name for entry in entries)
+        what = f"has no {direction} entry" + (f" {quote(name)}" if name else "")
+        other = "--url asks about outbound ones" if direction == "inbound" else "--caller asks about inbound ones"
         raise ConfigurationError(
             ExplainCode.UNKNOWN_ENTRY,
             f"{printable(str(file))} {what}",
-            hint=f"there are: {known}" if known else "nobody can call this sidecar: it has outbound entries alone",
+            hint=f"there are: {known}" if known else other,
         )
     return found
 
@@ -112,18 +138,10 @@ def _path(method: str, target: str) -> bytes:
     try:
         found = parse_target(method.encode(), target.encode(errors="surrogateescape"), secure=True)
     except HttpError as error:
-        raise _no_such_request(f"{method} {target}", str(error)) from None
+        raise no_such_request(f"{method} {target}", str(error)) from None
     if found.form is TargetForm.ABSOLUTE:
-        raise _no_such_request(f"{method} {target}", "write the path alone")
+        raise no_such_request(f"{method} {target}", "write the path alone")
     return found.path or b"/"
-
-
-def _no_such_request(request: str, why: str) -> ConfigurationError:
-    return ConfigurationError(
-        ExplainCode.NO_SUCH_REQUEST,
-        f"{quote(request)} is no request that any rule sees: {why}",
-        hint="write a path as it is sent: it begins with /, what is odd in it is percent-encoded",
-    )
 
 
 def _notes(config: Config, question: Question) -> Iterable[str]:
@@ -132,24 +150,6 @@ def _notes(config: Config, question: Question) -> Iterable[str]:
         yield f"identity.trust names no bundle for {domain}: its certificates are refused before any rule is looked at"
     if question.token:
         yield "a token was only supposed: the proxy checks each"
-
-
-def _text(file: Path, question: Question, answers: Sequence[Answer], notes: Iterable[str]) -> Iterable[str]:
-    yield f"{printable(str(file))}: {question.caller}" + (f", key {question.pin}" if question.pin else "")
-    for answer in answers:
-        yield from lines_of(answer, file)
-    yield from (f"  note: {note}" for note in notes)
-
-
-def _object(question: Question, answers: Sequence[Answer], notes: list[str], version: str) -> dict[str, object]:
-    return {
-        "allowed": any(answer.allowed for answer in answers),
-        "caller": str(question.caller),
-        "pin": str(question.pin) if question.pin else None,
-        "policy_version": version,
-        "entries": [plain(answer) for answer in answers],
-        "notes": notes,
-    }
 
 
 def _caller(text: str) -> SpiffeId:

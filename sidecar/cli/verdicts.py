@@ -33,7 +33,7 @@ _SAYS: Final[dict[str, str]] = {
 class Held:
     """One condition of a rule: what it asks for, and whether that is so; ``says`` is what to do where it is not."""
 
-    condition: Condition
+    condition: str
     wanted: str
     holds: bool
     says: str = ""
@@ -43,7 +43,7 @@ class Held:
 class Answer:
     """What one entry says. ``rule`` and ``line`` are those of the rule that allows, or that comes nearest.
 
-    ``status`` is what an HTTP caller would be answered, None where it is allowed or there is no HTTP.
+    ``status`` is what an HTTP client would be answered, None where it is allowed or there is no HTTP. ``leads``: where to.
     """
 
     entry: str
@@ -55,11 +55,12 @@ class Answer:
     rule: str = ""
     line: int = 0
     conditions: tuple[Held, ...] = ()
+    leads: str = ""
 
 
 def answer_of(entry: str, question: Question, explanation: Explanation, lines: Mapping[str, int]) -> Answer:
     """Puts an explanation into words; ``lines`` says where each rule stands, by its id."""
-    asked = "a connection" if question.about_connection else f"{_text(question.method)} {_text(question.path)}"
+    asked = "a connection" if question.about_connection else f"{text_of(question.method)} {text_of(question.path)}"
     verdict = explanation.verdict
     if isinstance(verdict, Permit):
         return Answer(entry, asked, allowed=True, rule=verdict.rule, line=lines.get(verdict.rule, 0))
@@ -69,7 +70,7 @@ def answer_of(entry: str, question: Question, explanation: Explanation, lines: M
         asked,
         allowed=False,
         reason=str(verdict.reason),
-        says=_SAYS.get(verdict.reason) or _ambiguity(question),
+        says=_SAYS.get(verdict.reason) or ambiguity(question.path),
         status=None if question.about_connection else verdict.status,
         rule=rule.id if rule else "",
         line=lines.get(rule.id, 0) if rule else 0,
@@ -82,11 +83,13 @@ def lines_of(answer: Answer, file: Path) -> Iterator[str]:
     place = f"{answer.rule} ({printable(file.name)}:{answer.line})" if answer.line else answer.rule
     if answer.allowed:
         yield f"  {answer.entry}: {answer.asked}: allow, by {place}"
+        if answer.leads:
+            yield f"    {answer.leads}"
         return
     status = f" ({answer.status})" if answer.status else ""
     yield f"  {answer.entry}: {answer.asked}: deny{status}, {answer.reason}: {answer.says}"
     if answer.rule:
-        yield f"    nearest rule: {place}"
+        yield f"    nearest: {place}"
     for held in answer.conditions:
         yield f"      {held.condition:7} {held.wanted}: {'holds' if held.holds else 'missing' + held.says}"
 
@@ -100,7 +103,7 @@ def plain(answer: Answer) -> dict[str, Any]:
     }
     place = {"rule": answer.rule, "line": answer.line} if answer.rule else None
     if answer.allowed:
-        return found | (place or {})
+        return found | (place or {}) | ({"leads": answer.leads} if answer.leads else {})
     if place is not None:
         place["conditions"] = [
             {"condition": str(held.condition), "wanted": held.wanted, "holds": held.holds} for held in answer.conditions
@@ -123,8 +126,11 @@ def _wanted(rule: Rule, question: Question) -> dict[Condition, tuple[str, str]]:
     return {
         Condition.CALLER: (str(rule.caller), f", the caller is {question.caller}"),
         Condition.PIN: (pins or "any", key),
-        Condition.PATH: (" ".join(map(str, rule.paths)) or "any", f", the path is {_text(question.path)}"),
-        Condition.METHOD: (" ".join(sorted(map(_text, rule.methods))) or "any", f", it is {_text(question.method)}"),
+        Condition.PATH: (" ".join(map(str, rule.paths)) or "any", f", the path is {text_of(question.path)}"),
+        Condition.METHOD: (
+            " ".join(sorted(map(text_of, rule.methods))) or "any",
+            f", it is {text_of(question.method)}",
+        ),
         Condition.TOKEN: (token, ", and not looked at here: --with-token supposes a good one"),
     }
 
@@ -134,13 +140,15 @@ def _scopes(rule: Rule) -> str:
     return f" with {' '.join(scopes)}" if scopes else ""
 
 
-def _ambiguity(question: Question) -> str:
+def ambiguity(path: bytes, *, strict: bool = True) -> str:
+    """Says what is ambiguous about a path; nothing where nothing is."""
     try:
-        check_path(question.path, strict=True)
+        check_path(path, strict=strict)
     except PathError as error:
         return f"{error}, which servers read differently: refused whatever the rules say"
     return ""
 
 
-def _text(value: bytes) -> str:
+def text_of(value: bytes) -> str:
+    """Returns bytes of a request as people may read them."""
     return printable(value.decode("ascii", "backslashreplace"))

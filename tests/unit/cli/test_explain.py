@@ -59,7 +59,7 @@ def test_a_permit_names_the_rule_and_its_line(said: Any) -> None:
 def test_a_denial_compares_the_nearest_rule(said: Any) -> None:
     assert said(1, "--pin", PIN, "--method", "PUT", "--path", "/admin", "--entry", "in").splitlines()[1:] == [
         "  in: PUT /admin: deny (403), path_not_allowed: no rule that names this caller and key allows the path",
-        "    nearest rule: inbound.in.allow[0] (tools.yaml:12)",
+        "    nearest: inbound.in.allow[0] (tools.yaml:12)",
         "      caller  spiffe://example.org/agent/planner/*: holds",
         f"      pin     {PIN}: holds",
         "      path    /mcp /tools/**: missing, the path is /admin",
@@ -182,7 +182,7 @@ def test_a_question_that_cannot_be_asked_is_the_command_lines(
 
 def test_a_file_without_inbound_entries_says_so(said: Any, file: Path) -> None:
     file.write_text(VALID[: VALID.index("inbound:")] + VALID[VALID.index("outbound:") :])
-    assert "has no inbound entry\n    nobody can call this sidecar" in said(2)
+    assert "has no inbound entry\n    --url asks about outbound ones" in said(2)
 
 
 def test_a_broken_file_names_its_faults(said: Any, file: Path) -> None:

@@ -17,7 +17,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
 from sidecar.errors import LocalError
-from sidecar.sockets import ROOT, peer_uid
+from sidecar.sockets import ROOT, peer, peer_uid
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,12 +51,12 @@ class Reply:
     content: dict[str, Any] = field(repr=False)
 
 
-def ask(path: Path, method: str, target: str, *, seconds: float) -> Reply:
+def ask(path: Path, method: str, target: str, *, seconds: float, pid: int | None = None) -> Reply:
     """Asks the sidecar whose administration socket is ``path`` for a JSON object, within a time for all of it.
 
-    Raises AskError, and nothing else, whatever is there and whatever it answers.
+    ``pid``: only the process of that id is meant, and no other is asked. Raises AskError, and nothing else, whatever is there and whatever it answers.
     """
-    connection = _Connection(path, time.monotonic() + seconds)
+    connection = _Connection(path, time.monotonic() + seconds, pid)
     try:
         connection.request(method, target)
         response = connection.getresponse()
@@ -95,8 +95,9 @@ def _no_answer(path: Path, what: str, hint: str = "is it a sidecar of this versi
 class _Connection(http.client.HTTPConnection):
     """HTTP to a process of our own user, or root's; raises AskError where there is none."""
 
-    def __init__(self, path: Path, deadline: float) -> None:
+    def __init__(self, path: Path, deadline: float, pid: int | None = None) -> None:
         super().__init__("sidecar")
+        self._pid = pid
         self._path = path
         self._deadline = deadline
 
@@ -119,6 +120,8 @@ class _Connection(http.client.HTTPConnection):
         uid = peer_uid(sock)
         if uid not in {os.geteuid(), ROOT}:
             raise _foreign(self._path, uid)
+        if self._pid is not None and peer(sock).pid != self._pid:
+            raise AskError(AskCode.NOT_RUNNING, f"another process answers at {self._path}")
 
 
 class _Socket(socket.socket):

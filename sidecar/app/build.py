@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
-from sidecar.app.outbound import Requests, Tunnels, by_listen, keep_pool, service_at
+from sidecar.app.outbound import Requests, Tunnels, by_listen, front_of, keep_pool, service_at
 from sidecar.app.tokens import TokenParts, check_of, helpers_of, make_lanes
 from sidecar.config.effective import policy_version
 from sidecar.config.values import Protocol, Resumption, Tls, UnixAddress
@@ -38,6 +38,10 @@ if TYPE_CHECKING:
     from sidecar.proxy.pool import Destination
     from sidecar.proxy.target import Target
     from sidecar.tls.contexts import TlsContext
+
+
+#: What logs and metrics call what fits no entry at the listener for the agent of `sidecar exec`: no entry has this name.
+AGENT = "agent_listener"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +89,9 @@ def build(hub: Hub, loaded: Loaded, key: OwnKey, previous: Generation | None) ->
         generation.outbound[entry_out.name] = _reached(hub, generation, entry_out, kept)
     for listen, names in by_listen(loaded.config.outbound).items():
         generation.services["outbound", listen] = service_at(generation, listen, names)
+    if loaded.config.agent is not None and generation.outbound:
+        agents = front_of(generation, AGENT, generation.outbound, ())
+        generation.services["outbound", loaded.config.agent] = agents
     generation.tokens.helpers = helpers_of(hub, generation)
     return generation
 

@@ -26,6 +26,8 @@ def places(config: Config) -> KeysView[Place]:
     """Where a configuration listens."""
     found: dict[Place, None] = {("inbound", each.listen): None for each in config.inbound}
     found |= {("outbound", each.listen): None for each in config.outbound}
+    if config.agent is not None and config.outbound:
+        found["outbound", config.agent] = None
     return found.keys()
 
 

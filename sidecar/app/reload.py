@@ -150,6 +150,7 @@ class Reloader:
         try:
             # In a thread: a large policy takes a second to read, and traffic goes on meanwhile.
             loaded = await asyncio.to_thread(load, self._path, now=self._server.clock.wall())
+            loaded = loaded.for_agent(self._server.generation.loaded.config.agent)
         except InvalidConfiguration as error:
             self._took(error.snapshot)
             raise

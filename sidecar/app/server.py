@@ -55,6 +55,8 @@ class Server:
         self.messages = Messages(clock.wall)
         loop.set_exception_handler(exception_handler(self.messages, self.metrics))
         self.listeners: dict[Place, AnyListener] = {}
+        #: Sockets that whoever started us has bound, until they are taken.
+        self.inherited: dict[Place, Binding] = {}
         #: Lines dropped by access logs that a reload has replaced.
         self.log_dropped = 0
         self.hub = self._hub(loaded)
@@ -128,7 +130,7 @@ class Server:
 
     def bind(self, place: Place) -> Binding:
         """Returns a bound socket for a listener. Raises BindError."""
-        return bind_at(place)
+        return self.inherited.pop(place, None) or bind_at(place)
 
     async def open_key(self, loaded: Loaded, previous: OwnKey) -> OwnKey:
         """Opens the key of a new configuration, or gives ``previous`` back; as `OwnKey.open`."""

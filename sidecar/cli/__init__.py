@@ -43,6 +43,7 @@ class Command(NamedTuple):
 #: A new command is one new file and one line here.
 COMMANDS: Final = {
     "run": Command("sidecar.cli.run", "run the proxy that a configuration file describes"),
+    "exec": Command("sidecar.cli.exec", "run an agent behind its sidecar", hardened=False),
     "check": Command("sidecar.cli.check", "check a configuration file and name every fault in it"),
     "explain": Command("sidecar.cli.explain", "say which rule allows or denies a request, and what is missing"),
     "inspect": Command("sidecar.cli.inspect", "show what a TLS peer presents, and what of it would be refused"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import gc
 import resource
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from cryptography.utils import CryptographyDeprecationWarning
 
+from sidecar.app.bequest import Bequest
 from sidecar.app.own_key import OwnKey
 from sidecar.clock import Clock
 from sidecar.config.load import Loaded, load
@@ -20,7 +22,6 @@ from sidecar.errors import ConfigurationError
 from sidecar.tasks import spawn
 
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Callable
 
     from sidecar.app.server import Server
@@ -55,6 +56,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="the event loop; auto takes uvloop where it is installed",
     )
+    # What `sidecar exec` hands over, by the numbers of inherited descriptors.
+    parser.add_argument("--lifeline", metavar="FD", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--agent-listener", metavar="FD", type=int, help=argparse.SUPPRESS)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -67,9 +71,10 @@ def run(args: argparse.Namespace) -> int:
     """
     prepare_process()
     clock = Clock()
-    loaded = load(args.file, now=clock.wall())
+    bequest = Bequest.take(args.lifeline, args.agent_listener)
+    loaded = load(args.file, now=clock.wall()).for_agent(bequest.agent)
     with asyncio.Runner(loop_factory=loop_factory(args.loop)) as runner:
-        return runner.run(serve(loaded, clock, args.loop))
+        return runner.run(serve(loaded, clock, args.loop, bequest))
 
 
 def prepare_process() -> None:
@@ -118,26 +123,29 @@ def loop_factory(choice: str) -> Callable[[], asyncio.AbstractEventLoop]:
     return factory
 
 
-async def serve(loaded: Loaded, clock: Clock, loop_choice: str) -> int:
+async def serve(loaded: Loaded, clock: Clock, loop_choice: str, bequest: Bequest) -> int:
     """Starts, obeys signals, and ends in order: SIGTERM or SIGINT drains, a second one exits at once, SIGHUP reloads."""
     loop = asyncio.get_running_loop()
-    server = await (_workers(loaded, clock, loop_choice) if loaded.config.workers > 1 else _alone(loaded, clock))
+    several = loaded.config.workers > 1
+    server = await (_workers(loaded, clock, loop_choice, bequest) if several else _alone(loaded, clock, bequest))
     spare_collector()
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, server.stop)
     loop.add_signal_handler(signal.SIGHUP, lambda: spawn(_reload(server), name="reload"))
+    bequest.watch(loop, server.stop)
     try:
         return await server.ended
     finally:
         await server.close()
 
 
-async def _alone(loaded: Loaded, clock: Clock) -> Server:
+async def _alone(loaded: Loaded, clock: Clock, bequest: Bequest) -> Server:
     from sidecar.app.server import Server  # noqa: PLC0415 - a parent of workers does without
 
     key = await OwnKey.open(loaded)
     try:
         server = Server(loaded, clock, asyncio.get_running_loop(), key)
+        server.inherited = bequest.sockets
         await server.start()
     except BaseException:
         await key.close()
@@ -145,10 +153,11 @@ async def _alone(loaded: Loaded, clock: Clock) -> Server:
     return server
 
 
-async def _workers(loaded: Loaded, clock: Clock, loop_choice: str) -> Parent:
+async def _workers(loaded: Loaded, clock: Clock, loop_choice: str, bequest: Bequest) -> Parent:
     from sidecar.app.workers.parent import Parent  # noqa: PLC0415 - where there are workers
 
     parent = Parent(loaded, clock, asyncio.get_running_loop(), loop_choice)
+    parent.inherited = bequest.sockets
     await parent.start()
     return parent
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from sidecar.config.document import parse
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from sidecar.config.files import FileRead
-    from sidecar.config.values import Config
+    from sidecar.config.values import Config, TcpAddress
     from sidecar.tokens.settings import SecretRef
 
 #: Looks that are tried when links move under us, as a volume is swapped.
@@ -38,6 +38,10 @@ class Loaded:
     token_secrets: Mapping[SecretRef, str] = field(default_factory=dict, repr=False)
     checked: float = 0.0
     files: tuple[FileRead, ...] = field(default=(), repr=False)
+
+    def for_agent(self, listener: TcpAddress | None) -> Loaded:
+        """Returns the same with one more listener, for the agent of `sidecar exec`; it stands in no file."""
+        return replace(self, config=replace(self.config, agent=listener))
 
 
 def load(

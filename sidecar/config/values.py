@@ -229,7 +229,10 @@ class LogFull(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """One configuration file. ``access_log`` is a file's path, None for standard output; ``source`` is the file."""
+    """One configuration file. ``access_log`` is a file's path, None for standard output; ``source`` is the file.
+
+    ``agent`` stands in no file: one more listener, for the agent of `sidecar exec`, which serves every outbound entry.
+    """
 
     source: Path
     version: int
@@ -246,6 +249,7 @@ class Config:
     limits: Limits = field(default_factory=Limits)
     tokens: tuple[SourceSettings, ...] = ()
     issuers: tuple[Issuer, ...] = ()
+    agent: TcpAddress | None = None
 
     def resumption_of(self, entry: Inbound | Outbound) -> Resumption:
         """What an entry says about resumption, or else the file."""

@@ -12,6 +12,7 @@ import shlex
 import subprocess
 import sys
 from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ import yaml
 
 from tests.support.backend import Backend
 from tests.support.eventually import eventually
-from tests.support.processes import UnixConnection, ask, free_port
+from tests.support.processes import UnixConnection, ask, free_port, listens
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,7 +34,8 @@ SIDECAR = f"{shlex.quote(sys.executable)} -m sidecar"
 
 
 def file_on_the_page(name: str) -> str:
-    found = re.search(rf"^`{re.escape(name)}`.*?```yaml\n(.*?)```", README, re.MULTILINE | re.DOTALL)
+    language = {".yaml": "yaml", ".py": "python"}[Path(name).suffix]
+    found = re.search(rf"`{re.escape(name)}`[^\n]*\n\n```{language}\n(.*?)```", README, re.DOTALL)
     assert found is not None, name
     return found[1]
 
@@ -68,14 +70,44 @@ def test_what_the_readme_says_of_keys_works(tmp_path: Path) -> None:
     assert (tmp_path / "tools.csr").read_text().startswith("-----BEGIN CERTIFICATE REQUEST-----")
 
 
+def test_what_the_readme_says_of_local_development_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two agents, each started by ``sidecar exec`` as written; the machine's own proxies are not the page's."""
+    for name in ("http_proxy", "HTTP_PROXY", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    ports = {"8443": free_port(), "14001": free_port(), "8080": free_port()}
+    for name in ("tools.yaml", "planner.yaml", "tools.py", "agent.py"):
+        (tmp_path / name).write_text(with_ports(file_on_the_page(name), ports).replace("8080", str(ports["8080"])))
+    certs, server, agent = commands_on_the_page("Local development")
+    shell(tmp_path, with_ports(certs, ports))
+    words = shlex.split(with_ports(server, ports).removesuffix("&"))
+    with subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.DEVNULL) as tools:
+        try:
+            eventually(lambda: listens(ports["8080"]), "the tools to listen")
+            said = shell(tmp_path, with_ports(agent, ports))
+        finally:
+            tools.terminate()
+    assert said == "hello spiffe://example.org/agent/planner/1\n" * 2
+    assert tools.returncode == 128 + 15
+
+
+def shell(folder: Path, line: str) -> str:
+    """Runs a command, which has to succeed, and returns what it printed."""
+    done = subprocess.run(["sh", "-c", line], cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, (line, done.stdout, done.stderr)
+    return done.stdout
+
+
+def with_ports(text: str, ports: dict[str, int]) -> str:
+    """A text of the page with free ports, and the command that runs the tests."""
+    for old, new in ports.items():
+        text = re.sub(rf"(?<=127\.0\.0\.1:){old}\b", str(new), text)
+    return text.replace(".venv/bin/sidecar", SIDECAR)
+
+
 def follow(folder: Path, ports: dict[str, int]) -> list[str]:
     """Runs every command of the page in a folder, checks how each ends, and returns what each printed."""
 
-    def here(text: str) -> str:
-        for old, new in ports.items():
-            text = re.sub(rf"(?<=127\.0\.0\.1:){old}\b", str(new), text)
-        return text.replace(".venv/bin/sidecar", SIDECAR)
-
+    here = partial(with_ports, ports=ports)
     for name in ("tools.yaml", "planner.yaml"):
         (folder / name).write_text(here(file_on_the_page(name)))
     running: list[subprocess.Popen[bytes]] = []

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from sidecar import __version__
+from sidecar.config.addresses import tcp_address
 from sidecar.config.files import FileRead
 from sidecar.config.load import Loaded, load
 from sidecar.keys.spec import TpmKey
@@ -34,6 +35,7 @@ def pack(loaded: Loaded, *, with_pin: bool = False) -> Content:
         "version": __version__,
         "source": str(loaded.config.source),
         "now": loaded.checked,
+        "agent": str(loaded.config.agent) if loaded.config.agent else None,
         "files": [
             [
                 str(file.path),
@@ -48,7 +50,8 @@ def pack(loaded: Loaded, *, with_pin: bool = False) -> Content:
 def unpack(content: Content) -> Loaded:
     """Returns the configuration. Raises InvalidConfiguration, and ValueError or KeyError for what is none."""
     files: Mapping[Path, FileRead] = {file.path: file for file in map(_file, content["files"])}
-    return load(Path(content["source"]), now=float(content["now"]), given=files)
+    agent = tcp_address(content["agent"]) if content["agent"] is not None else None
+    return load(Path(content["source"]), now=float(content["now"]), given=files).for_agent(agent)
 
 
 def _pin_files(loaded: Loaded) -> frozenset[Path]:

@@ -61,6 +61,8 @@ class Parent:
         loop.set_exception_handler(exception_handler(self.messages, self.metrics))
         #: Every bound listener; each worker has them too.
         self.sockets: dict[Place, Binding] = {}
+        #: Sockets that whoever started us has bound, until they are taken.
+        self.inherited: dict[Place, Binding] = {}
         self.fleet = Fleet(loaded.config.workers, self)
         self.reloader = FleetReloader(self)
         self.turns = Turns.make()
@@ -99,7 +101,8 @@ class Parent:
         """Binds everything, then starts the workers. Raises SidecarError; nothing is open then, and no worker runs."""
         try:
             for place in places(self.loaded.config):
-                self.sockets[place] = bind_at(place)
+                taken = self.inherited.pop(place, None)
+                self.sockets[place] = taken or bind_at(place)
             allow(self.sockets, self.loaded.config, self.messages)
             for console in self._consoles:
                 await console.start()

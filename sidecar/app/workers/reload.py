@@ -71,6 +71,7 @@ class FleetReloader:
     async def _read(self) -> Loaded:
         try:
             loaded = await asyncio.to_thread(load, self._path, now=self._parent.clock.wall())
+            loaded = loaded.for_agent(self._parent.loaded.config.agent)
         except InvalidConfiguration as error:
             self._took(error.snapshot)
             raise

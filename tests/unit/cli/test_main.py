@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import subprocess
 import sys
 import types
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -196,4 +198,10 @@ def test_a_process_of_ours_is_hardened_before_its_command_runs(
 
 
 def test_every_command_is_hardened_but_those_that_start_programs_of_the_user() -> None:
-    assert [name for name, row in COMMANDS.items() if not row.hardened] == ["demo"]
+    assert [name for name, row in COMMANDS.items() if not row.hardened] == ["exec", "demo"]
+
+
+def test_the_readme_lists_every_command_as_help_does() -> None:
+    page = (Path(__file__).parents[3] / "README.md").read_text()
+    rows = re.findall(r"^\| `sidecar (\w+)[^|]* \| (.*) \|$", page, re.MULTILINE)
+    assert rows == [(name, command.help) for name, command in COMMANDS.items()]

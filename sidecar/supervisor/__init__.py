@@ -1,0 +1,4 @@
+"""An agent and its proxy as children of one small process: `sidecar exec`.
+
+The supervisor holds no key and is not hardened, since the agent inherits from it. It has one thread, so that it can fork.
+"""

@@ -9,30 +9,23 @@ import hashlib
 import json
 import os
 import socket
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.support.processes import LOOPBACK, ask
+from tests.support.resources import MIB, resident
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.support.backend import Backend
-    from tests.support.processes import Pair, Sidecar, Site
+    from tests.support.processes import Pair, Site
 
-MIB = 1024 * 1024
 #: Bytes of a large body: 64 MiB, or what SIDECAR_SOAK asks for (1: 1 GiB).
 LARGE = (1024 if os.environ.get("SIDECAR_SOAK") else 64) * MIB
 #: By how much a process may grow while it passes: buffers, and not the body.
 GROWTH = 24 * MIB
-
-
-def resident(sidecar: Sidecar, what: str = "VmRSS") -> int:
-    """Resident memory of a process in bytes; ``VmHWM``: the most it ever had."""
-    text = Path(f"/proc/{sidecar.running.pid}/status").read_text()
-    return int(text.split(f"{what}:")[1].split()[0]) * 1024
 
 
 @pytest.mark.soak

@@ -8,7 +8,6 @@ from __future__ import annotations
 import resource
 import signal
 import socket
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,6 +15,7 @@ import pytest
 from tests.support.backend import LOOPBACK
 from tests.support.eventually import eventually
 from tests.support.processes import ask
+from tests.support.resources import descriptors
 
 if TYPE_CHECKING:
     from tests.support.backend import Backend
@@ -26,10 +26,6 @@ pytestmark = pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="needs 
 FLOOD = 60
 
 
-def descriptors(sidecar: Sidecar) -> list[int]:
-    return [int(entry.name) for entry in Path(f"/proc/{sidecar.running.pid}/fd").iterdir()]
-
-
 def leave(sidecar: Sidecar, spare: int) -> int:
     """Leaves the process that many descriptors more than it has; returns its limit."""
     limit = max(descriptors(sidecar)) + 1 + spare
@@ -38,6 +34,7 @@ def leave(sidecar: Sidecar, spare: int) -> int:
     return limit
 
 
+@pytest.mark.needs("root")
 @pytest.mark.threat(51)
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
 def test_threat_51_without_descriptors_newcomers_wait_and_the_others_are_served(

@@ -60,8 +60,9 @@ class Received:
 
 @dataclass
 class Backend:
-    """Use as a context manager. `port` is where it listens."""
+    """Use as a context manager. `port` is where it listens: at ``fixed_port``, where one is given."""
 
+    fixed_port: int = 0
     requests: list[Received] = field(default_factory=list)
     #: Requests that wait for `release` at this moment.
     waiting: int = 0
@@ -88,7 +89,7 @@ class Backend:
             daemon_threads = True
             request_queue_size = 256
 
-        self._server = Server((LOOPBACK, 0), Handler)
+        self._server = Server((LOOPBACK, self.fixed_port), Handler)
         self.port: int = self._server.server_address[1]
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
         self._thread.start()

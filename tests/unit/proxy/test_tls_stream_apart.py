@@ -131,6 +131,7 @@ async def test_a_signature_that_takes_too_long_is_given_up(tmp_path: Path, signe
         (line,) = await w.logged(1, event="refused")
         assert line["error"] == "signer_timeout"
         assert w.counted("handshakes_total", "server", "signer_timeout", "false") == 1
+        assert w.counted("limit_hits_total", "sign_timeout") == 1
         assert signer.waiting == 1  # its thread is lost to the device until that answers
         signer.go.set()
         assert (await (await w.caller()).ask(GET)).body == b"hello"

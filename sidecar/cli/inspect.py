@@ -19,7 +19,7 @@ from sidecar.clock import Clock
 from sidecar.config.addresses import dns_name, tcp_address
 from sidecar.config.faults import Refused, printable, quote
 from sidecar.config.load import load
-from sidecar.config.values import Protocol, TcpAddress, Tls
+from sidecar.config.values import Protocol, TcpAddress, Tls, UnixAddress
 from sidecar.errors import ConfigurationError, SidecarError
 from sidecar.inspection.described import describe
 from sidecar.inspection.judge import Fault, Wanted, judge
@@ -155,7 +155,13 @@ def _question(args: argparse.Namespace, now: float) -> _Question:
     loaded = load(args.config, now=now) if args.config is not None else None
     entry = _entry(loaded, args.entry) if loaded is not None and args.entry is not None else None
     address = args.address or (entry.connect if entry is not None else None)
-    if not isinstance(address, TcpAddress):
+    if isinstance(address, UnixAddress):
+        raise ConfigurationError(
+            InspectCommandCode.NO_ADDRESS,
+            f"{quote(args.entry)} connects to {printable(str(address))}, and inspect looks at what TCP leads to",
+            hint="name the HOST:PORT behind that socket, beside --entry",
+        )
+    if address is None:
         raise ConfigurationError(
             InspectCommandCode.NO_ADDRESS,
             "which peer?",

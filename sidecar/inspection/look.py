@@ -10,8 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from cryptography.hazmat.primitives.serialization import Encoding
-from OpenSSL import SSL
+from OpenSSL import SSL, crypto
 
 from sidecar.inspection.errors import InspectCode, InspectError
 
@@ -193,8 +192,9 @@ def _seen(connection: SSL.Connection, heard: _Heard, verdict: str) -> Seen:
 
 
 def _chain(connection: SSL.Connection) -> list[bytes]:
-    found = connection.get_peer_cert_chain(as_cryptography=True) or []
-    return [certificate.public_bytes(Encoding.DER) for certificate in found]
+    # Taken as OpenSSL has them: it reads what cryptography refuses to, and that is to be seen too.
+    found = connection.get_peer_cert_chain() or []
+    return [crypto.dump_certificate(crypto.FILETYPE_ASN1, certificate) for certificate in found]
 
 
 def _text(components: list[tuple[bytes, bytes]]) -> str:

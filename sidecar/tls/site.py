@@ -65,7 +65,7 @@ class SiteContext:
         try:
             leaf = x509.load_der_x509_certificate(der)
             pin, not_after = Pin.of_certificate(leaf), leaf.not_valid_after_utc.timestamp()
-        except ValueError:
+        except (ValueError, x509.InvalidVersion):
             raise TlsError(TlsCode.BAD_CERTIFICATE, "the server's certificate cannot be read") from None
         if self.pins and pin not in self.pins:
             raise TlsError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ssl
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from OpenSSL import SSL
@@ -10,6 +12,7 @@ from tests.support.raw import Raw
 
 if TYPE_CHECKING:
     import socket
+    from pathlib import Path
 
     from cryptography import x509
 
@@ -47,6 +50,21 @@ def tls(
             return
 
     return Raw(serve), received
+
+
+def presenting(der: bytes, key_pem: bytes, folder: Path) -> Raw:
+    """A server that presents these very bytes as its certificate, as long as OpenSSL reads them."""
+    certificate, key = folder / "presented.crt", folder / "presented.key"
+    certificate.write_text(ssl.DER_cert_to_PEM_cert(der))
+    key.write_bytes(key_pem)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+
+    def serve(sock: socket.socket) -> None:
+        with suppress(OSError), context.wrap_socket(sock, server_side=True) as secured:
+            secured.recv(65536)
+
+    return Raw(serve)
 
 
 def saying(data: bytes) -> Raw:

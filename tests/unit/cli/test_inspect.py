@@ -8,7 +8,7 @@ import pytest
 
 from sidecar.cli import main
 from sidecar.clock import Clock
-from tests.support.configuration import Workspace
+from tests.support.configuration import Workspace, edit
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,6 +51,27 @@ def test_an_entry_that_is_not_there_is_named(said: Any, tmp_path: Path) -> None:
     (file,) = tmp_path.glob("*.yaml")
     shown = said(2, "--config", file.name, "--entry", "in")
     assert f'{file.name} has no outbound entry "in"\n    there are: out\n' in shown
+
+
+def test_an_entry_that_leads_to_a_socket_is_told_what_to_name(said: Any, tmp_path: Path) -> None:
+    (file,) = tmp_path.glob("*.yaml")
+    file.write_text(edit("tools.example.org:8443", "unix:way.sock"))
+    shown = said(2, "--config", file.name, "--entry", "out")
+    assert f'"out" connects to unix:{tmp_path}/way.sock' in shown
+    assert "name the HOST:PORT behind that socket" in shown
+    assert "cannot be reached" in said(1, "127.0.0.1:1", "--config", file.name, "--entry", "out")
+
+
+def test_a_certificate_that_cannot_be_read_is_refused_and_shown(said: Any, tmp_path: Path) -> None:
+    from tests.support.ca import Ca
+    from tests.support.presenting import presenting
+
+    tools = Ca(now=Clock().wall()).leaf("/agent/tools/1")
+    (file,) = tmp_path.glob("*.yaml")
+    with presenting(tools.der[0].replace(b"\x01\x01\xff", b"\x01\x01\x01", 1), tools.key_pem, tmp_path) as server:
+        address = f"127.0.0.1:{server.port}"
+        assert "a certificate cannot be read" in said(0, address)
+        assert "certificate_malformed" in said(1, address, "--config", file.name, "--entry", "out")
 
 
 def test_without_its_package_it_says_what_to_install(said: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,18 +10,23 @@ pytest.importorskip("OpenSSL", reason="pyOpenSSL is missing")
 
 from OpenSSL import SSL
 
+from sidecar.inspection.described import describe
 from sidecar.inspection.errors import InspectCode, InspectError
 from sidecar.inspection.look import Seen, look
 from sidecar.inspection.wire import Wire
 from tests.support.ca import Ca
 from tests.support.eventually import eventually
-from tests.support.presenting import closing, saying, silent, tls
+from tests.support.presenting import closing, presenting, saying, silent, tls
 from tests.support.raw import LOOPBACK
 from tests.support.tls import NOW
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.support.raw import Raw
 
+#: X.690 11.1: TRUE in DER is 0xFF and nothing else; RFC 5280 4.1.2.1: there is no version behind 3.
+UNREADABLE = {"not-der": (b"\x01\x01\xff", b"\x01\x01\x01"), "version-4": (b"\xa0\3\2\1\2", b"\xa0\3\2\1\3")}
 CA = Ca(now=NOW)
 TOOLS = CA.intermediate().leaf("/agent/tools/1")
 
@@ -65,6 +70,15 @@ def test_a_peer_of_tls_1_2_that_wants_a_certificate_was_seen_all_the_same() -> N
     seen = seen_at(server)
     assert (seen.version, seen.asks, seen.verdict) == ("TLSv1.2", True, "handshake_failure")
     assert list(seen.chain) == TOOLS.der
+
+
+@pytest.mark.parametrize("change", list(UNREADABLE))
+def test_a_certificate_that_openssl_alone_reads_is_shown_as_it_came(change: str, tmp_path: Path) -> None:
+    der = TOOLS.der[0].replace(*UNREADABLE[change], 1)
+    assert der != TOOLS.der[0]
+    seen = seen_at(presenting(der, TOOLS.key_pem, tmp_path))
+    assert seen.chain == (der,)
+    assert describe(seen.chain[0]).unreadable
 
 
 def test_a_peer_of_tls_1_2_alone_is_shown() -> None:

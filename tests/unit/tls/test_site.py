@@ -109,6 +109,23 @@ def test_threat_13_pins_are_those_of_the_leaf() -> None:
     assert str(SITE.pin) in str(error)
 
 
+@pytest.mark.parametrize(
+    "change", [(b"\x01\x01\xff", b"\x01\x01\x01"), (b"\xa0\3\2\1\2", b"\xa0\3\2\1\3"), (b"0", b"1")]
+)
+def test_a_certificate_that_openssl_alone_reads_proves_nobody(change: tuple[bytes, bytes]) -> None:
+    class Connection:
+        session_reused = False
+
+        @staticmethod
+        def getpeercert(*, binary_form: bool) -> bytes:
+            assert binary_form
+            return SITE.der[0].replace(*change, 1)
+
+    with pytest.raises(TlsError) as caught:
+        SiteContext(site_tls(), "localhost", frozenset()).prove(Connection(), NOW)  # type: ignore[arg-type]
+    assert caught.value.code is TlsCode.BAD_CERTIFICATE
+
+
 def test_an_rsa_key_has_a_pin_too() -> None:
     identity = AUTHORITY.site("localhost", key=rsa_keypair("site"))
     with Web(OK, https(identity)) as server:

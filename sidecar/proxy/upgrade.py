@@ -241,6 +241,8 @@ class WebSocket:
             return ProxyCode.ENTRY_REMOVED
         if before.bound is not None and not before.bound.stands(listener.service):
             return ProxyCode.ENTRY_REMOVED
+        if not listener.serves(before):
+            return ProxyCode.UID_NOT_ALLOWED
         if service is self.exchange.service and not distrusted:
             return None
         if service.kind is not Kind.HTTP or service.own.svid.id != self._own.svid.id:

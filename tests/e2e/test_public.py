@@ -176,6 +176,39 @@ def test_threats_26_27_a_name_that_leads_to_this_machine_is_not_dialled(site: Si
         assert (server.open, server.versions) == (0, [])
 
 
+@pytest.mark.threat(26)
+def test_threat_26_a_reload_that_takes_back_the_leave_uses_no_connection_that_was_made_by_it(site: Site) -> None:
+    name = private_name()
+    with Web(OK, https(AUTHORITY.site(name))) as server:
+        sidecar = planner(site, service(server, connect=f"{name}:{server.port}")).start()
+        assert get(site, sidecar).status == 200
+        del sidecar.config["outbound"][0]["unsafe_private_addresses"]
+        sidecar.reload()
+        assert get(site, sidecar).json["error"] == "upstream_address_forbidden"
+        assert len(server.requests) == 1
+
+
+def test_a_reload_that_verifies_another_name_begins_anew(site: Site) -> None:
+    with Web(OK, https()) as server:
+        sidecar = planner(site, service(server)).start()
+        assert get(site, sidecar).status == 200
+        sidecar.config["outbound"][0]["server_name"] = "other.internal"
+        sidecar.reload()
+        assert get(site, sidecar).status == 502
+        sidecar.await_log(error="certificate_host_mismatch")
+        assert len(server.requests) == 1
+
+
+def test_workers_reach_services_too(site: Site) -> None:
+    with Web(OK, https()) as server:
+        sidecar = planner(site, service(server), workers=2).start()
+        assert {get(site, sidecar).status for _ in range(6)} == {200}
+        replace_file(site.path("roots.pem"), STRANGER.pem)
+        sidecar.reload()
+        assert {get(site, sidecar).status for _ in range(6)} == {502}
+        assert len(server.requests) == 6
+
+
 def test_connect_is_refused_and_says_why(site: Site) -> None:
     with Web(OK, https()) as server:
         sidecar = planner(site, service(server)).start()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from OpenSSL import SSL
 
+from tests.support.processes import SSLContext
 from tests.support.raw import Raw
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def presenting(der: bytes, key_pem: bytes, folder: Path) -> Raw:
     certificate, key = folder / "presented.crt", folder / "presented.key"
     certificate.write_text(ssl.DER_cert_to_PEM_cert(der))
     key.write_bytes(key_pem)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context = SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
 
     def serve(sock: socket.socket) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from sidecar.clock import Clock
 from sidecar.proxy.upgrade import WebSocket
+from sidecar.sockets import Peer
 from tests.support.ca import DAY, Ca
 from tests.support.clock import Shifted
 from tests.support.eventually import soon
@@ -132,6 +134,21 @@ async def test_threats_11_12_a_websocket_that_is_no_longer_permitted_ends_at_onc
         other = "outbound" if direction == "inbound" else "inbound"
         assert ended[other]["error"] in {"upstream_reset", "client_reset"}
         assert not r.server.hub.connections
+
+
+@pytest.mark.threat(61)
+async def test_threat_61_a_websocket_of_a_user_that_is_not_served_any_more_ends_at_once(tmp_path: Path) -> None:
+    async with standing(tmp_path) as (r, agent):
+        (ours,) = [each for each in r.server.hub.connections if each.listener.service.direction == "outbound"]
+        ours.stream.client = Peer(None, os.geteuid() + 1)
+        outbound(uids=[os.geteuid() + 1])(r.config)
+        assert await r.reload()
+        await talks(agent, b"after")
+        del r.config["outbound"][0]["uids"]
+        assert await r.reload()
+        await agent.rest()
+        assert agent.reset
+        assert (await lines(r, 2))["outbound"]["error"] == "uid_not_allowed"
 
 
 @pytest.mark.parametrize(

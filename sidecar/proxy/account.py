@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from sidecar.http.errors import HttpCode
 from sidecar.policy.decision import Denial, Permit
 from sidecar.proxy import hits
 from sidecar.telemetry.encode import detail_part, encode_request, outcome, token_part
@@ -133,6 +134,9 @@ def rejected(hub: Hub, service: Service, connection: Downstream, status: int, co
     hub.access_log.write(record, urgent=True)
     hits.count(hub.metrics, code)
     service.counters.requests("deny", status).inc()
+    if code == HttpCode.SECURE_SCHEME_ON_PLAINTEXT:
+        text = "the agent asked us in plaintext for an https:// URL: give it an http:// URL, the proxy does the TLS"
+        hub.messages.warning(text, listener=service.name, code=code)
 
 
 def refused(hub: Hub, service: Entry, remote: str, error: SidecarError, client: Peer | None) -> None:

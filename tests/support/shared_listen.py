@@ -13,6 +13,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from tests.support.echo import echoing
 from tests.support.pair import LOOPBACK, Upstream
 from tests.support.processes import free_port
 from tests.support.server import running
@@ -26,15 +27,6 @@ if TYPE_CHECKING:
 
 HOSTS = ["tools.internal", "tools.internal:8080"]
 DB = "db.internal:5432"
-
-
-async def echo(upstream: Upstream, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Sends back what comes, and its end."""
-    while data := await reader.read(65536):
-        upstream.heads.append(data)
-        writer.write(data)
-        await writer.drain()
-    writer.write_eof()
 
 
 @dataclass
@@ -106,7 +98,7 @@ async def until(condition: Callable[[], bool]) -> None:
 @asynccontextmanager
 async def shared(folder: Path, **behind: Upstream) -> AsyncIterator[Shared]:
     """Starts everything and ends it."""
-    tcp = behind.get("tcp") or Upstream(echo)
+    tcp = behind.get("tcp") or echoing()
     async with tcp, running(folder, http := behind.get("http") or Upstream()) as at:
         inbound, outbound = at.config["inbound"], at.config["outbound"]
         inbound.append(

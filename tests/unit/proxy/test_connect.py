@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import ssl
 from typing import TYPE_CHECKING
@@ -10,9 +11,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sidecar.http.write import ESTABLISHED
+from sidecar.proxy.bound import FirstBytes
 from sidecar.proxy.connect_tunnel import ConnectTunnel
-from tests.support.pair import turns
+from sidecar.proxy.downstream import Downstream
+from sidecar.proxy.tunnel import Tunnel
+from tests.support.pair import Upstream, turns
 from tests.support.shared_listen import DB, connect, shared, until
+from tests.support.websocket import asking
+from tests.support.websocket import echo as websocket_echo
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -283,7 +289,49 @@ async def test_a_dial_that_fails_is_an_answer(tmp_path: Path, change: str, statu
         )
         assert line["error"] == ("peer_pin_mismatch" if change == "pins" else error)
         await agent.rest()
-        assert s.tcp.heads == []
+        assert s.tcp.bodies == []
+
+
+@pytest.mark.parametrize("authority", ["tools.internal:80", DB])
+async def test_nothing_is_left_that_only_the_collector_would_find(tmp_path: Path, authority: str) -> None:
+    def alive() -> int:
+        return sum(isinstance(found, Downstream | Tunnel | FirstBytes) for found in gc.get_objects())
+
+    async with shared(tmp_path) as s:
+
+        async def use() -> None:
+            agent = await s.connected(authority)
+            agent.send(GET)
+            await agent.until(lambda: len(agent.buffer) >= len(GET))
+            agent.writer.write_eof()
+            await agent.rest()
+            agent.close()
+            await until(lambda: not s.at.server.hub.open["outbound"])
+
+        gc.collect()
+        gc.disable()
+        try:
+            await use()
+            before = alive()
+            for _ in range(5):
+                await use()
+            await until(lambda: alive() <= before)
+        finally:
+            gc.enable()
+
+
+async def test_an_https_target_is_answered_with_what_to_say_instead(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async with shared(tmp_path) as s:
+        agent = await s.agent()
+        agent.send(b"GET https://tools.internal/canary HTTP/1.1\r\nHost: tools.internal\r\n\r\n")
+        answer = await agent.response()
+        assert (answer.status, json.loads(answer.body)) == (400, {"error": "secure_scheme_on_plaintext"})
+        await s.logged(decision_reason="secure_scheme_on_plaintext")
+    said = capfd.readouterr().err
+    assert "give it an http:// URL" in said
+    assert "canary" not in said
 
 
 # -- reloads ------------------------------------------------------------------------------------------------------------
@@ -311,6 +359,27 @@ async def test_a_bound_connection_takes_no_request_once_its_entry_is_gone(tmp_pa
             await agent.rest()
             assert agent.buffer == b""
         assert len(s.http.heads) == 1
+
+
+@pytest.mark.parametrize("how", ["unchanged", "gone", "no longer so called"])
+async def test_a_websocket_inside_is_decided_again_too(tmp_path: Path, how: str) -> None:
+    async with shared(tmp_path, http=Upstream(websocket_echo)) as s:
+        agent = await s.connected("tools.internal:80")
+        agent.send(asking())
+        assert (await agent.head()).startswith(b"HTTP/1.1 101 ")
+        if how == "gone":
+            del s.entries[0]
+        elif how != "unchanged":
+            s.entries[0]["hosts"] = ["another.internal"]
+        assert await s.at.reload()
+        agent.send(b"ping")
+        if how == "unchanged":
+            await agent.until(lambda: agent.buffer == b"ping")
+            return
+        await agent.rest()
+        assert agent.buffer == b""
+        (line,) = await s.logged(direction="outbound", http_path="/chat", event="request")
+        assert (line["listener"], line["error"]) == ("tools", "entry_removed")
 
 
 async def test_a_bound_connection_goes_on_under_the_new_policy(tmp_path: Path) -> None:

@@ -44,7 +44,6 @@ class Signals:
     """Use as a context manager, in the one thread of the process. What children start with is as if it was never here."""
 
     def __init__(self) -> None:
-        self._before: set[signal.Signals] | set[int] = set()
         self._patient: _Blocked | _Handled = _Blocked() if hasattr(signal, "sigtimedwait") else _Handled()
 
     def __enter__(self) -> Self:

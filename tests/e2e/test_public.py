@@ -19,6 +19,7 @@ from sidecar.identity.pins import Pin
 from tests.support.backend import LOOPBACK
 from tests.support.processes import Answer, ask, free_port, replace_file
 from tests.support.web import AUTHORITY, NOW, SITE, STRANGER, Web, demanding, https, page, sending
+from tests.support.websocket import agreeing, asking
 from tests.unit.tls.test_web import old_server
 
 if TYPE_CHECKING:
@@ -143,6 +144,44 @@ def test_a_reload_takes_the_roots_that_the_system_has_by_then(site: Site) -> Non
         sidecar.reload()
         assert get(site, sidecar).status == 502
         sidecar.await_log(error="authority_unknown")
+
+
+def echoing(sock: socket.socket) -> None:
+    """Agrees to the WebSocket of `asking`, and sends back what comes."""
+    sock.sendall(agreeing())
+    while data := sock.recv(4096):
+        sock.sendall(data)
+
+
+@pytest.mark.threat(12, 26, 27)
+@pytest.mark.parametrize("change", ["addresses", "roots", "pins", "nothing"])
+def test_threats_12_26_27_a_websocket_to_a_service_ends_when_what_it_was_held_to_changes(
+    site: Site, change: str
+) -> None:
+    name = private_name() if change == "addresses" else "localhost"
+    with Web(echoing, https(AUTHORITY.site(name))) as server:
+        sidecar = planner(site, service(server, connect=f"{name}:{server.port}")).start()
+        with socket.create_connection((LOOPBACK, sidecar.port("outbound"))) as agent:
+            agent.settimeout(20)
+            agent.sendall(asking().replace(b"tools.internal", b"localhost"))
+            assert agent.recv(4096).startswith(b"HTTP/1.1 101 ")
+            (entry,) = sidecar.config["outbound"]
+            if change == "addresses":
+                del entry["unsafe_private_addresses"]
+            elif change == "roots":
+                replace_file(site.path("roots.pem"), STRANGER.pem)
+            elif change == "pins":
+                entry["pins"] = [str(Pin(bytes(32)))]
+            else:
+                entry["methods"] = ["GET"]
+            sidecar.reload()
+            if change == "nothing":
+                agent.sendall(b"after")
+                assert agent.recv(5) == b"after"
+                return
+            with pytest.raises(ConnectionError):
+                agent.recv(5)
+        sidecar.await_log(event="request", error="entry_changed", http_status=101)
 
 
 def test_a_server_that_asks_for_a_certificate_sees_none(site: Site) -> None:

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.e2e.test_unix_sockets import agent, mode
+from tests.e2e.test_websocket import chatting
 from tests.support.eventually import eventually
 from tests.support.processes import LOOPBACK, ask, free_port
+from tests.support.websocket import asking
 
 if TYPE_CHECKING:
     from tests.support.backend import Backend
@@ -201,6 +203,27 @@ def test_a_reload_that_takes_a_user_off_ends_its_tunnel(site: Site, backend: Bac
         assert line["src.uid"] == NOBODY
         ours.sendall(b"GET /2 HTTP/1.1\r\nHost: x\r\n\r\n")
         eventually(lambda: len(backend.of("/2")) == 1, "our own tunnel to go on")
+
+
+@pytest.mark.needs("root")
+@linux
+@pytest.mark.threat(61)
+def test_threat_61_a_reload_that_takes_a_user_off_ends_its_websocket(site: Site) -> None:
+    with chatting() as chat:
+        planner = site.planner(site.tools(chat.port).start(), {"uids": [NOBODY]}).start()
+        place = (LOOPBACK, planner.port("outbound"))
+        with connected(place, NOBODY) as theirs, connected(place, os.geteuid()) as ours:
+            for each in (theirs, ours):
+                each.sendall(asking())
+                assert each.recv(4096).startswith(b"HTTP/1.1 101 ")
+            del planner.config["outbound"][0]["uids"]
+            planner.reload()
+            with pytest.raises(ConnectionResetError):
+                theirs.recv(1)
+            (line,) = planner.await_log(event="request", error="uid_not_allowed")
+            assert (line["src.uid"], line["http.status"]) == (NOBODY, 101)
+            ours.sendall(b"\x89\x80\x00\x00\x00\x00")  # RFC 6455 5.5.2: a ping
+            assert ours.recv(2) == b"\x8a\x00", "our own goes on"
 
 
 @pytest.mark.needs("root")

@@ -6,7 +6,7 @@ import select
 from typing import TYPE_CHECKING
 
 from sidecar.http.errors import HttpError
-from sidecar.http.receiver import ResponseReceiver
+from sidecar.http.response_receiver import ResponseReceiver
 from sidecar.proxy import hits
 from sidecar.proxy.failure import OwnCertificateError, ProxyCode
 from sidecar.proxy.lifetime import Age, Lifetime

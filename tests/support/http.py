@@ -11,7 +11,8 @@ from sidecar.http.fields import forward_request, forward_response, outgoing_fram
 from sidecar.http.limits import HttpLimits
 from sidecar.http.messages import RequestHead
 from sidecar.http.parsers import BODY_PARSERS
-from sidecar.http.receiver import RequestReceiver, ResponseReceiver
+from sidecar.http.receiver import RequestReceiver
+from sidecar.http.response_receiver import ResponseReceiver
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -205,3 +206,36 @@ def request_block(head: RequestHead, **options: Any) -> bytes:
 def response_block(head: ResponseHead, *, minor: int = 1, **options: Any) -> bytes:
     """The field block of the head with which a response goes on to a client of HTTP/1.``minor``."""
     return forward_response(head, outgoing_framing(head, minor), **options).partition(b"\r\n")[2][:-2]
+
+
+class Calling(Recorder):
+    """A sink that does something in one of its methods."""
+
+    def __init__(self, kind: str, action: Callable[[], None] | None = None) -> None:
+        super().__init__()
+        self.kind = kind
+        self.action = action
+
+    def _then(self, kind: str) -> None:
+        if kind == self.kind and self.action is not None:
+            self.action()
+
+    def on_request(self, head: RequestHead) -> None:
+        super().on_request(head)
+        self._then("request")
+
+    def on_response(self, head: ResponseHead) -> None:
+        super().on_response(head)
+        self._then("response")
+
+    def on_informational(self, head: ResponseHead) -> None:
+        super().on_informational(head)
+        self._then("informational")
+
+    def on_data(self, data: bytes) -> None:
+        super().on_data(data)
+        self._then("data")
+
+    def on_end(self, trailers: list[Field]) -> None:
+        super().on_end(trailers)
+        self._then("end")

@@ -209,6 +209,8 @@ class Reloader:
         for key, pool in old.pools.items():
             if generation.pools.get(key) is not pool:
                 pool.retire()
+            else:
+                pool.freed()  # there may be room for more now
         tokens.took_over(generation.tokens, old.tokens)
         self._tell_of_trust(old, generation)
         hub.keep_issuers(generation.tokens.issuers)

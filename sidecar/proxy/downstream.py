@@ -94,8 +94,8 @@ class Downstream(Registered):
             return
         if self.peer is not None:
             self.lifetime.rest_on(self.peer.not_after)
-        self.grow_old()
         self.stream.read_deadline = self.hub.clock.monotonic() + self.hub.limits.idle_timeout
+        self.grow_old()
 
     def failed(self, error: SidecarError) -> None:
         """The handshake was refused: logged once, counted, closed by the stream."""

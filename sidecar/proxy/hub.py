@@ -125,6 +125,11 @@ class Hub:
             self._timer.cancel()
             self._timer = None
 
+    def started_long_ago(self, since: float) -> float:
+        """What `Connection.started` becomes behind the ``open`` line: nobody has to look before ``total_timeout`` is over."""
+        total = self.limits.total_timeout
+        return since + total - min(OPEN_SECONDS, total)
+
     def look_at_ages(self) -> None:
         """Lets every connection look anew at when it ends: the wall clock was set, or a limit is another one."""
         for stream in self.streams:

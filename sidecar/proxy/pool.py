@@ -158,7 +158,7 @@ class Pool:
             return await self._connect()
         finally:
             self._dialling -= 1
-            self._freed()
+            self.freed()
 
     async def _wait(self) -> Upstream | Found:
         limits = self.hub.limits
@@ -173,7 +173,7 @@ class Pool:
         except TimeoutError:
             raise over_limit() from None
         finally:
-            self._freed()  # whoever leaves, with or without anything, may have been called for more than one
+            self.freed()  # whoever leaves, with or without anything, may have been called for more than one
 
     def _find(self) -> Upstream | Found | None:
         """What there is for the first in line."""
@@ -185,8 +185,8 @@ class Pool:
             return Found.PLACE
         return upstream
 
-    def _freed(self) -> None:
-        """Something may have become free: calls whoever has waited longest."""
+    def freed(self) -> None:
+        """Something may have become free, or a reload allows for more: calls whoever has waited longest."""
         if self._line.turns and (self._idle or self.size < self.hub.limits.upstream_connections):
             self._line.call()
 
@@ -219,7 +219,7 @@ class Pool:
         self._live.discard(upstream)
         if upstream in self._idle:
             self._idle.remove(upstream)
-        self._freed()
+        self.freed()
 
     def retire(self) -> None:
         """Takes no new request: idle connections close now, busy ones when their response is complete."""

@@ -58,7 +58,7 @@ class Rates:
         return len(self._buckets)
 
     def of(self, caller: Hashable, now: float, limits: Limits) -> Bucket:
-        """Returns a caller's bucket; a connection keeps it, so that this is asked once for each."""
+        """Returns a caller's bucket. Asked for each request: a bucket that was forgotten meanwhile is another one now."""
         bucket = self._buckets.get(caller)
         if bucket is None:
             if len(self._buckets) >= self._most:

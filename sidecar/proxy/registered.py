@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from sidecar.proxy import account
 from sidecar.proxy.failure import HandshakeOutdatedError, ProxyCode
 from sidecar.proxy.front import Front
-from sidecar.proxy.hub import OPEN_SECONDS
 from sidecar.proxy.lifetime import Age, Lifetime
 from sidecar.proxy.stream import NEVER, State
 from sidecar.telemetry.record import Event
@@ -62,12 +61,10 @@ class Registered(ABC):
         first, self.started = self.started, NEVER
         if exchange is None:
             return
-        total = self.hub.limits.total_timeout
-        if now >= exchange.started + total:
+        if now >= exchange.started + self.hub.limits.total_timeout:
             exchange.fail(ProxyCode.TOTAL_TIMEOUT)
             return
-        # Called again when it has lived for too long: nobody has to look at the time in between.
-        self.started = exchange.started + total - min(OPEN_SECONDS, total)
+        self.started = self.hub.started_long_ago(exchange.started)
         if first == exchange.started and exchange.verdict is not None:
             account.exchanged(self.hub, exchange, Event.OPEN)
 
@@ -79,6 +76,8 @@ class Registered(ABC):
 
     def review(self, distrusted: Collection[TrustDomain]) -> None:
         """Finishes what is in flight, where the entry is gone or another one, or the caller's bundle has changed."""
+        if self.exchange is not None and self.started != self.exchange.started:
+            self.started = self.hub.started_long_ago(self.exchange.started)  # the limit may be another one
         code = self._outdated(distrusted)
         if code is None:
             return

@@ -17,7 +17,6 @@ from sidecar.policy.decision import Denial
 from sidecar.proxy import account
 from sidecar.proxy.connection import Kind
 from sidecar.proxy.failure import ProxyCode
-from sidecar.proxy.hub import OPEN_SECONDS
 from sidecar.proxy.lifetime import Age, Lifetime
 from sidecar.proxy.splice import Leg
 from sidecar.proxy.stream import NEVER, Expiry
@@ -213,12 +212,12 @@ class WebSocket:
 
     def note_long_lived(self, now: float) -> None:
         """Writes the ``open`` line, or ends what has lived for too long: as of a request, since it is one."""
-        first, since, total = self.started, self.exchange.started, self.hub.limits.total_timeout
+        first, since = self.started, self.exchange.started
         self.started = NEVER
-        if now >= since + total:
+        if now >= since + self.hub.limits.total_timeout:
             self.give_up(ProxyCode.TOTAL_TIMEOUT)
             return
-        self.started = since + total - min(OPEN_SECONDS, total)
+        self.started = self.hub.started_long_ago(since)
         if first == since:
             self._account(Event.OPEN)
 
@@ -229,6 +228,8 @@ class WebSocket:
         """Decides anew by what is in force; ends what is no longer permitted."""
         if self.error is not None:
             return
+        if self.started != self.exchange.started:
+            self.started = self.hub.started_long_ago(self.exchange.started)  # the limit may be another one
         reason = self.objection(distrusted)
         if reason is not None:
             self.give_up(reason)

@@ -11,7 +11,7 @@ import pytest
 
 from sidecar.limits import Limits
 from sidecar.proxy.lifetime import Age, Lifetime
-from sidecar.proxy.stream import NEVER
+from sidecar.proxy.stream import LINGER_SECONDS, NEVER
 from sidecar.telemetry.metrics import Metrics
 from tests.support.clock import Shifted
 from tests.support.pair import HELLO, Plan, Upstream, keep_answering, read_head, world
@@ -317,6 +317,19 @@ async def test_nothing_is_sent_with_a_certificate_of_ours_that_has_expired(tmp_p
         await w.logged(1, direction="outbound", error="certificate_expired")
         assert w.upstream.connections == 0
         assert w.outbound.service.pool.size == 0
+
+
+async def test_a_caller_that_our_expired_certificate_greets_is_let_go_at_once(tmp_path: Path) -> None:
+    """Also one that goes away slowly, or not at all: it has the time of any end, and not that of an idle connection."""
+    async with world(tmp_path) as w:
+        service = w.inbound.service
+        service.own = replace(service.own, svid=replace(service.own.svid, not_after=w.hub.clock.wall() - 1))
+        caller = await w.caller()
+        caller.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        await w.logged(1, event="closed", error="certificate_expired")
+        (connection,) = w.hub.connections
+        assert connection.stream.read_deadline <= w.hub.clock.monotonic() + LINGER_SECONDS
+        await w.eventually(lambda: not w.hub.connections)
 
 
 @pytest.mark.threat(51)

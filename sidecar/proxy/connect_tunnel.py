@@ -44,7 +44,8 @@ class ConnectTunnel(Tunnel):
         self.decided(self.hub.clock.monotonic())
         if ahead:
             self.down.received(ahead)
-        self.dial()
+        if self.error is None:
+            self.dial()
 
     def _joins(self, up: UpLeg) -> None:
         self._answer_established()

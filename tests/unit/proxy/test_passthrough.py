@@ -137,6 +137,7 @@ async def test_whatever_else_begins_ends_the_connection_and_not_a_byte_arrives(
         assert (line["error"], line["decision"]) == (code, "allow")
         await until(lambda: s.tcp.open == 0)
         assert got(s) == b""
+        assert s.tcp.connections == (0 if ahead else 1), "what is refused already is not dialled"
 
 
 async def test_an_agent_that_says_nothing_is_not_waited_for(tmp_path: Path) -> None:

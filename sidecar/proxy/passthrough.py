@@ -17,7 +17,7 @@ from sidecar.proxy.failure import ProxyCode
 from sidecar.proxy.pool import PlainDestination
 from sidecar.proxy.stream import NEVER
 from sidecar.telemetry.record import Context
-from sidecar.tls.client_hello import HelloError, begins_for
+from sidecar.tls.client_hello import ClientHello, HelloError
 
 if TYPE_CHECKING:
     from sidecar.proxy.downstream import Downstream
@@ -56,7 +56,9 @@ class PassthroughTunnel(ConnectTunnel):
     def __init__(self, down: Downstream, service: OutboundTunnels, authority: bytes, permit: Permit) -> None:
         super().__init__(down, service, authority, permit)
         self._host = _host_of(authority)
-        self._hello: bytes | None = b""
+        #: What has to be seen before anything passes; None once it was.
+        self._hello: ClientHello | None = ClientHello()
+        self._seen: list[bytes] = []
         #: Monotonic time by which the hello has to be there, once it can be.
         self._hello_by = NEVER
         self.down.forward = self._heard
@@ -89,15 +91,18 @@ class PassthroughTunnel(ConnectTunnel):
 
     def _heard(self, data: bytes) -> None:
         """Takes bytes of the agent's until they say for which host they begin TLS."""
-        hello = self._hello = (self._hello or b"") + data
+        if self._hello is None:
+            raise RuntimeError("what follows the hello goes another way")
+        self._seen.append(data)
         try:
-            if not begins_for(self._host, hello):
+            if not self._hello.begins_for(self._host, data):
                 return
         except HelloError as error:
             self._refuse(error)
             return
         self._hello, self._hello_by = None, NEVER
-        self.down.hold(hello)
+        self.down.hold(b"".join(self._seen))
+        self._seen.clear()
         if self._answered and self.up is not None:
             self.down.join(self.up)
             self._arm(self.hub.clock.monotonic())

@@ -73,27 +73,77 @@ class _Fields:
             raise HelloError(HelloCode.MALFORMED, "there is something behind the end of a part of the ClientHello")
 
 
-def begins_for(host: str, data: bytes) -> bool:
-    """Says whether ``data`` begins with a whole ClientHello for ``host``, a DNS name in lower case; False: more is needed.
+class ClientHello:
+    """One that arrives piece by piece, from a client that may choose the pieces: every byte is looked at once."""
 
-    Raises HelloError as soon as that cannot be.
-    """
-    name = host_name(data)
-    if name is not None and name != host:
-        raise HelloError(HelloCode.NAME, f"the ClientHello is for another host than {host}")
-    return name is not None
+    __slots__ = ("_left", "_message", "_rest", "_size")
 
+    def __init__(self) -> None:
+        self._size = 0  # of all bytes so far
+        self._rest = bytearray()  # those that were not taken out of their records yet
+        self._left = 0  # how much of a record is still to come
+        self._message = bytearray()
 
-def host_name(data: bytes) -> str | None:
-    """Returns the host_name (RFC 6066 3) of the ClientHello (RFC 8446 4.1.2) that ``data`` begins with, in lower case.
+    def begins_for(self, host: str, data: bytes) -> bool:
+        """Takes what comes next; says whether a whole ClientHello for ``host`` is there, False: more is needed.
 
-    None while more bytes are needed, at most `HELLO_BYTES` in all. Raises HelloError as soon as they can become none.
-    """
-    message = _message(data)
-    if message is None:
-        if len(data) >= HELLO_BYTES:
+        ``host`` is a DNS name in lower case. Raises HelloError as soon as that cannot be.
+        """
+        name = self.feed(data)
+        if name is not None and name != host:
+            raise HelloError(HelloCode.NAME, f"the ClientHello is for another host than {host}")
+        return name is not None
+
+    def feed(self, data: bytes) -> str | None:
+        """Takes what comes next; returns the host_name (RFC 6066 3) of a ClientHello (RFC 8446 4.1.2), in lower case.
+
+        None while more bytes are needed, at most `HELLO_BYTES` in all. Raises HelloError as soon as they can become none.
+        """
+        self._size += len(data)
+        self._rest += data
+        message = self._take_records()
+        if message is not None:
+            return _read(message)
+        if self._size >= HELLO_BYTES:
             raise HelloError(HelloCode.TOO_LARGE, f"the ClientHello does not end within {HELLO_BYTES} bytes")
         return None
+
+    def _take_records(self) -> bytes | None:
+        """Returns the body of the ClientHello, which may be spread over records (RFC 8446 5.1); None where it is not all here."""
+        rest, message = self._rest, self._message
+        while self._left or self._take_header():
+            piece = rest[: self._left]
+            if not piece:
+                return None
+            del rest[: len(piece)]
+            self._left -= len(piece)
+            message += piece
+            if message[0] != _CLIENT_HELLO:
+                raise HelloError(HelloCode.NOT_TLS, "the TLS handshake does not begin with a ClientHello")
+            if len(message) >= 4:
+                wanted = int.from_bytes(message[1:4], "big")
+                if wanted > HELLO_BYTES:
+                    raise HelloError(HelloCode.TOO_LARGE, f"a ClientHello of {wanted} bytes")
+                if len(message) >= 4 + wanted:
+                    return bytes(message[4 : 4 + wanted])
+        return None
+
+    def _take_header(self) -> bool:
+        """Takes the header of the next record; says whether it was all there."""
+        header = bytes(self._rest[:5])
+        if header[:1] not in {b"", bytes((_HANDSHAKE_RECORD,))} or header[1:2] not in {b"", b"\3"}:
+            raise HelloError(HelloCode.NOT_TLS, "this is no TLS handshake")
+        if len(header) < 5:
+            return False
+        self._left = int.from_bytes(header[3:5], "big")
+        if not 0 < self._left <= _RECORD_BYTES:
+            raise HelloError(HelloCode.MALFORMED, "a TLS record of that size is none")
+        del self._rest[:5]
+        return True
+
+
+def _read(message: bytes) -> str:
+    """Returns the name in the body of a ClientHello."""
     hello = _Fields(message)
     hello.take(2 + 32)  # legacy_version, random
     hello.vector(1)  # legacy_session_id
@@ -102,31 +152,6 @@ def host_name(data: bytes) -> str | None:
     extensions = _Fields(hello.vector(2)) if hello.rest else _Fields(b"")
     hello.end()
     return _name(extensions)
-
-
-def _message(data: bytes) -> bytes | None:
-    """Returns the body of the ClientHello, which may be spread over records (RFC 8446 5.1); None where it is not all here."""
-    message, position = b"", 0
-    while True:
-        record = data[position : position + 5]
-        if record[:1] not in {b"", bytes((_HANDSHAKE_RECORD,))} or record[1:2] not in {b"", b"\3"}:
-            raise HelloError(HelloCode.NOT_TLS, "this is no TLS handshake")
-        size = int.from_bytes(record[3:5], "big")
-        if len(record) == 5 and not 0 < size <= _RECORD_BYTES:
-            raise HelloError(HelloCode.MALFORMED, "a TLS record of that size is none")
-        piece = data[position + 5 : position + 5 + size]
-        message += piece
-        if message[:1] not in {b"", bytes((_CLIENT_HELLO,))}:
-            raise HelloError(HelloCode.NOT_TLS, "the TLS handshake does not begin with a ClientHello")
-        wanted = int.from_bytes(message[1:4], "big")
-        if len(message) >= 4:
-            if wanted > HELLO_BYTES:
-                raise HelloError(HelloCode.TOO_LARGE, f"a ClientHello of {wanted} bytes")
-            if len(message) >= 4 + wanted:
-                return message[4 : 4 + wanted]
-        if len(record) < 5 or len(piece) < size:
-            return None
-        position += 5 + size
 
 
 def _name(extensions: _Fields) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.tls.client_hello import HELLO_BYTES, HelloCode, HelloError, begins_for, host_name
+from sidecar.tls.client_hello import HELLO_BYTES, ClientHello, HelloCode, HelloError
 from sidecar.tls.hello import server_name
 from tests.unit.tls.test_hello import HELLO, client_hello, hello_with, records, vector
 
@@ -15,6 +17,19 @@ def names(*items: tuple[int, bytes]) -> bytes:
     """A server_name extension with these names."""
     listed = b"".join(bytes((kind,)) + vector(2, name) for kind, name in items)
     return b"\0\0" + vector(2, vector(2, listed))
+
+
+def host_name(data: bytes) -> str | None:
+    """The name in bytes that come at once."""
+    return ClientHello().feed(data)
+
+
+def outcome(reader: ClientHello, data: bytes) -> str | HelloCode | None:
+    """The name, or why there is none, or None."""
+    try:
+        return reader.feed(data)
+    except HelloError as error:
+        return error.code
 
 
 def refusal(data: bytes) -> HelloCode:
@@ -40,6 +55,31 @@ def test_byte_by_byte_it_is_none_until_it_is_whole(size: int) -> None:
     data = records(HELLO[5:], size)
     assert [host_name(data[:end]) for end in range(len(data))] == [None] * len(data)
     assert host_name(data) == host_name(data + b"what follows") == "tools.internal"
+
+
+@given(
+    st.integers(1, 400), st.lists(st.integers(1, 50), min_size=1), st.integers(0, len(HELLO) - 1), st.integers(0, 255)
+)
+def test_in_whatever_pieces_it_comes_it_is_read_alike(size: int, steps: list[int], position: int, byte: int) -> None:
+    """The pieces that the network makes change nothing of the answer."""
+    hello = HELLO[5:position] + bytes((byte,)) + HELLO[position + 1 :] if position > 5 else HELLO[5:]
+    data, reader, at = records(hello, size), ClientHello(), 0
+    whole = outcome(ClientHello(), data)
+    for step in itertools.cycle(steps):
+        found = outcome(reader, data[at : at + step])
+        at += step
+        if at >= len(data) or found is not None:
+            break
+    assert found == whole
+
+
+def test_the_smallest_pieces_cost_no_more_than_their_bytes() -> None:
+    """Twenty thousand pieces, each a byte of a record of one: what was seen before is not read again with each."""
+    data = records(b"\1" + vector(3, bytes(HELLO_BYTES)), 1)
+    reader = ClientHello()
+    for at in range(HELLO_BYTES - 1):
+        assert reader.feed(data[at : at + 1]) is None
+        assert len(reader._rest) < 6, "nothing but the header of the next record is looked at again"
 
 
 @given(st.binary(max_size=300), st.integers(0, len(HELLO)))
@@ -117,9 +157,9 @@ def test_a_hello_of_old_without_extensions_has_no_name() -> None:
 
 
 def test_it_begins_for_one_host() -> None:
-    assert begins_for("tools.internal", HELLO)
-    assert not begins_for("tools.internal", HELLO[:-1])
+    assert ClientHello().begins_for("tools.internal", HELLO)
+    assert not ClientHello().begins_for("tools.internal", HELLO[:-1])
     for host in ("internal", "tools.internal.", "x.tools.internal", "TOOLS.internal", ""):
         with pytest.raises(HelloError) as caught:
-            begins_for(host, HELLO)
+            ClientHello().begins_for(host, HELLO)
         assert caught.value.code is HelloCode.NAME

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import platform
 import ssl
 from typing import TYPE_CHECKING
 
-from sidecar import __version__
 from sidecar.admin.server import AdminServer
 from sidecar.app import token_status, tokens
 from sidecar.app.build import Generation, build, http_limits
@@ -189,8 +187,7 @@ class Server:
         self.metrics.key_info.clear()
         self.metrics.key_info.labels(generation.own.protection).set(1)
         token_status.show(self.hub, generation.tokens)
-        self.metrics.build_info.clear()
-        self.metrics.build_info.labels(__version__, platform.python_version(), ssl.OPENSSL_VERSION).set(1)
+        self.metrics.set_build(ssl.OPENSSL_VERSION)
 
     def event(self, event: Event, error: str | None = None) -> Record:
         """Makes the log line of a change of the process."""

@@ -13,11 +13,12 @@ import io
 import os
 import sys
 import traceback
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from sidecar import __version__
-from sidecar.cli.output import complain, print_faults
+from sidecar.cli.output import columns, complain, print_faults
 from sidecar.config.faults import InvalidConfiguration
 from sidecar.errors import ConfigurationError, SidecarError
 from sidecar.keys.errors import SignCode
@@ -125,11 +126,13 @@ def _harden() -> None:
 
 def _parser(chosen: str | None) -> argparse.ArgumentParser:
     """Returns the parser; only the chosen command's module is loaded, for its arguments."""
+    # Without a width argparse loads shutil to ask for it, with all that can compress, also where no help is printed.
+    layout = partial(argparse.RawDescriptionHelpFormatter, width=columns() - 2)
     parser = argparse.ArgumentParser(
         prog="sidecar",
         description="A proxy beside each AI agent: proves who calls by mutual TLS, and lets through only who is named.",
         epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=layout,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"sidecar {__version__}")
@@ -139,7 +142,7 @@ def _parser(chosen: str | None) -> argparse.ArgumentParser:
             name,
             help=command.help,
             description=command.help[0].upper() + command.help[1:] + ".",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=layout,
             allow_abbrev=False,
         )
         if name == chosen:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from sidecar.config.faults import printable
@@ -25,3 +27,13 @@ def print_faults(error: InvalidConfiguration) -> None:
     left_out = f", {error.left_out} of them not shown" if error.left_out else ""
     name = printable(str(error.faults[0].file))
     print(f"{name}: {count} fault{'s' * (count != 1)}{left_out}", file=sys.stderr)
+
+
+def columns() -> int:
+    """Returns how wide the terminal of standard output is, 80 where there is none; as shutil.get_terminal_size does."""
+    with suppress(KeyError, ValueError):
+        if (wanted := int(os.environ["COLUMNS"])) > 0:
+            return wanted
+    with suppress(OSError):  # no standard output, or no terminal
+        return os.get_terminal_size().columns or 80
+    return 80

@@ -7,9 +7,12 @@ and the configuration's names, never something from the wire, and a family holds
 
 from __future__ import annotations
 
+import sys
 from bisect import bisect_left
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Generic, TypeVar
+
+from sidecar import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -229,6 +232,11 @@ class Metrics:
         """Names the policy in force."""
         self.policy_info.clear()
         self.policy_info.labels(version).set(1)
+
+    def set_build(self, openssl: str) -> None:
+        """Names what runs."""
+        python = sys.version.split(maxsplit=1)[0]  # `platform` knows no more, and is large
+        self.build_info.labels(__version__, python, openssl).set(1)
 
     def render(self) -> bytes:
         """Returns all families that have a child as Prometheus text; `content_type` names the format.

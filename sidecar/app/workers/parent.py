@@ -5,11 +5,9 @@ It has the face of `sidecar.app.server.Server` for whoever runs it: start, reloa
 
 from __future__ import annotations
 
-import platform
 import ssl
 from typing import TYPE_CHECKING, Final
 
-from sidecar import __version__
 from sidecar.admin.server import AdminServer
 from sidecar.app.listening import allow, bind_at, health_at, places
 from sidecar.app.watch import watch
@@ -145,7 +143,7 @@ class Parent:
         self.metrics.log_dropped_total.source = lambda: self.log_dropped + self.access_log.dropped
         self.metrics.workers.labels().source = lambda: len(self.fleet.children)
         self.metrics.worker_restarts_total.labels().inc(0)
-        self.metrics.build_info.labels(__version__, platform.python_version(), ssl.OPENSSL_VERSION).set(1)
+        self.metrics.set_build(ssl.OPENSSL_VERSION)
 
     def write(self, event: Event, error: str | None = None) -> None:
         """Writes the log line of a change of the process."""

@@ -252,6 +252,26 @@ def test_threat_61_workers_look_too(site: Site, backend: Backend) -> None:
     assert refusals(planner, 1, "uid_not_allowed")[0]["src.uid"] == NOBODY
 
 
+@pytest.mark.needs("root")
+@linux
+@pytest.mark.threat(61)
+def test_threat_61_a_listener_of_several_entries_looks_too(site: Site, backend: Backend) -> None:
+    tools = site.tools(backend).start()
+    planner = site.planner(tools, {"uids": [SOMEBODY]})
+    entries = planner.config["outbound"]
+    entries.append(entries[0] | {"name": "two", "hosts": ["other.internal"]})
+    planner.start()
+    place = entries[0]["listen"]
+    assert as_user(NOBODY, place) == "closed"
+    assert refusals(planner, 1, "uid_not_allowed")[0]["src.uid"] == NOBODY
+    assert as_user(SOMEBODY, place) == "HTTP/1.1 403 Forbidden", "heard, though it names none of the entries"
+    for entry in entries:
+        entry["uids"] = [NOBODY]
+    planner.reload()
+    assert as_user(SOMEBODY, place) == "closed"
+    assert as_user(NOBODY, place) == "HTTP/1.1 403 Forbidden"
+
+
 @pytest.mark.needs("root", "unshare")
 @linux
 @pytest.mark.threat(61)

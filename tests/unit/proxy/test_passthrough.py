@@ -10,9 +10,10 @@ import pytest
 
 from sidecar.http.write import ESTABLISHED
 from sidecar.proxy.tunnel import LOOK_SECONDS
+from tests.support.echo import echoing
 from tests.support.pair import LOOPBACK, Upstream, turns
 from tests.support.server import Running, running
-from tests.support.shared_listen import Shared, connect, echo, until
+from tests.support.shared_listen import Shared, connect, until
 from tests.unit.tls.test_hello import client_hello, records
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ async def passing(
     folder: Path, service: Upstream | None = None, *, head_timeout: str = "10s", **more: Any
 ) -> AsyncIterator[Shared]:
     """One listener, whose only entry is for ciphertext; ``service`` records what it gets, and sends it back."""
-    async with service or Upstream(echo) as behind, running(folder, http := Upstream()) as at:
+    async with service or echoing() as behind, running(folder, http := Upstream()) as at:
         listen = at.config["outbound"][0]["listen"]
         at.config["outbound"] = [{"listen": listen} | entry(behind.port, **more)]
         at.config |= {"limits": {"head_timeout": head_timeout}}
@@ -58,7 +59,7 @@ async def passing(
 
 def got(passed: Shared) -> bytes:
     """What the service received."""
-    return b"".join(passed.tcp.heads)
+    return b"".join(passed.tcp.bodies)
 
 
 def refused(at: Running, code: str) -> bool:

@@ -230,6 +230,21 @@ async def test_who_leaves_in_the_moment_of_being_called_leaves_it_to_the_next(tm
         upstream.drop()
 
 
+async def test_a_dial_that_begins_when_a_place_becomes_free_does_not_overtake(tmp_path: Path) -> None:
+    async with world(tmp_path, plan(Slow(), connect_timeout=60.0)) as w:
+        pool, loop = w.inbound.service.pool, asyncio.get_running_loop()
+        upstream = await pool.dial(PERMIT)
+        oldest = loop.create_task(pool.dial(PERMIT))
+        await w.eventually(lambda: line_of(w) == 1)
+        newcomer = loop.create_task(pool.dial(PERMIT))  # runs before the oldest, who is called now
+        upstream.drop()
+        upstream = await asyncio.wait_for(oldest, 5)
+        assert not newcomer.done()
+        pool.release(upstream)
+        assert await asyncio.wait_for(newcomer, 5) is upstream
+        upstream.drop()
+
+
 async def test_a_connection_that_is_lost_makes_a_place_for_the_oldest(tmp_path: Path) -> None:
     async with world(tmp_path, plan(upstream := Slow())) as w:
         callers = await waiting(w, 3)

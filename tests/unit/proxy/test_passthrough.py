@@ -10,6 +10,8 @@ import pytest
 
 from sidecar.http.write import ESTABLISHED
 from sidecar.proxy.tunnel import LOOK_SECONDS
+from tests.support.ca import DAY
+from tests.support.clock import Shifted
 from tests.support.echo import echoing
 from tests.support.pair import LOOPBACK, Upstream, turns
 from tests.support.server import Running, running
@@ -19,6 +21,8 @@ from tests.unit.tls.test_hello import client_hello, records
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
+
+    from sidecar.clock import Clock
 
 HOST = "api.llm.example"
 HELLO = client_hello(HOST)
@@ -40,10 +44,15 @@ def entry(port: int, **more: Any) -> dict[str, Any]:
 
 @asynccontextmanager
 async def passing(
-    folder: Path, service: Upstream | None = None, *, head_timeout: str = "10s", **more: Any
+    folder: Path,
+    service: Upstream | None = None,
+    *,
+    head_timeout: str = "10s",
+    clock: Clock | None = None,
+    **more: Any,
 ) -> AsyncIterator[Shared]:
     """One listener, whose only entry is for ciphertext; ``service`` records what it gets, and sends it back."""
-    async with service or echoing() as behind, running(folder, http := Upstream()) as at:
+    async with service or echoing() as behind, running(folder, http := Upstream(), clock=clock) as at:
         listen = at.config["outbound"][0]["listen"]
         at.config["outbound"] = [{"listen": listen} | entry(behind.port, **more)]
         at.config |= {"limits": {"head_timeout": head_timeout}}
@@ -209,6 +218,21 @@ async def test_a_reload_ends_what_it_takes_away_and_nothing_else(tmp_path: Path)
         assert await s.at.reload()
         await agents[0].rest()
         await s.logged(event="tunnel", error="entry_changed")
+
+
+async def test_it_rests_on_no_certificate_of_ours(tmp_path: Path) -> None:
+    shifted = Shifted()
+    async with passing(tmp_path, clock=shifted.clock) as s:
+        agent = await s.connected(f"{HOST}:443")
+        agent.send(HELLO)
+        await agent.until(lambda: bytes(agent.buffer) == HELLO)
+        (tunnel,) = s.at.server.hub.connections
+        due = tunnel.stream.read_deadline
+        shifted.wall += 10 * DAY
+        shifted.monotonic += LOOK_SECONDS
+        await until(lambda: tunnel.stream.read_deadline > due)
+        agent.send(AFTER)
+        await agent.until(lambda: bytes(agent.buffer) == HELLO + AFTER)
 
 
 async def test_beside_another_entry_it_is_reached_by_connect_alone(tmp_path: Path) -> None:

@@ -105,6 +105,13 @@ STATUS: dict[ProxyCode, int] = {
 }
 
 
+#: How a stream ended, which does not know its side: what it says by the name that this has downstream -> upstream.
+UPSTREAM_NAMES: dict[ProxyCode, ProxyCode] = {
+    ProxyCode.CLIENT_STALLED: ProxyCode.UPSTREAM_STALLED,
+    ProxyCode.CLIENT_RESET: ProxyCode.UPSTREAM_RESET,
+}
+
+
 class DialError(UpstreamError):
     """No connection to the upstream could be made. ``cause`` is the precise code where TLS has one."""
 

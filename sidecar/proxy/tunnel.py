@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from sidecar.policy.decision import Denial, Permit
 from sidecar.proxy import tunnel_account
 from sidecar.proxy.connection import Kind
-from sidecar.proxy.failure import DialError, HandshakeOutdatedError, ProxyCode
+from sidecar.proxy.failure import UPSTREAM_NAMES, DialError, HandshakeOutdatedError, ProxyCode
 from sidecar.proxy.hub import OPEN_SECONDS
 from sidecar.proxy.splice import Leg
 from sidecar.proxy.stream import NEVER, State, Stream
@@ -31,9 +31,6 @@ if TYPE_CHECKING:
 
 #: How often the limits of a tunnel are looked at, in seconds: what its idle time and a changed wall clock may be late by.
 LOOK_SECONDS = 10.0
-
-#: What a stream calls by the name that it has downstream.
-_UPSTREAM = {ProxyCode.CLIENT_STALLED: ProxyCode.UPSTREAM_STALLED, ProxyCode.CLIENT_RESET: ProxyCode.UPSTREAM_RESET}
 
 
 class DownLeg(Leg):
@@ -260,7 +257,7 @@ class Tunnel:
             up.service.way.dialler.forget(up)
         if leg.stream.cause is not None:
             # What it was sent at last was not all taken, although both directions had ended.
-            self._fail(_UPSTREAM.get(leg.stream.cause, leg.stream.cause) if leg is up else leg.stream.cause)
+            self._fail(UPSTREAM_NAMES.get(leg.stream.cause, leg.stream.cause) if leg is up else leg.stream.cause)
         joined = self.down.other is not None
         untold = self.error is None and not self._complete
         if untold and (joined or leg is self.down):  # a lost dial is told by who dials

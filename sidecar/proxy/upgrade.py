@@ -16,7 +16,7 @@ from sidecar.http.websocket import UPGRADE
 from sidecar.policy.decision import Denial
 from sidecar.proxy import account
 from sidecar.proxy.connection import Kind
-from sidecar.proxy.failure import ProxyCode
+from sidecar.proxy.failure import UPSTREAM_NAMES, ProxyCode
 from sidecar.proxy.lifetime import Age, Lifetime
 from sidecar.proxy.splice import Leg
 from sidecar.proxy.stream import NEVER, Expiry
@@ -36,9 +36,6 @@ if TYPE_CHECKING:
 
 #: How often silence is looked for, in seconds: what ``stream_idle_timeout`` may be late by.
 LOOK_SECONDS = 10.0
-
-#: What a stream calls by the name that it has downstream.
-_UPSTREAM = {ProxyCode.CLIENT_STALLED: ProxyCode.UPSTREAM_STALLED, ProxyCode.CLIENT_RESET: ProxyCode.UPSTREAM_RESET}
 
 
 def switch(exchange: Exchange, head: ResponseHead, behind: bytes) -> None:
@@ -186,7 +183,7 @@ class WebSocket:
             self._pool.forget(self._upstream)
         cause = leg.stream.cause
         if cause is not None:  # what it was sent at last was not all taken
-            self._fail(_UPSTREAM.get(cause, cause) if leg is self._up else cause)
+            self._fail(UPSTREAM_NAMES.get(cause, cause) if leg is self._up else cause)
         if self.error is None and not self._complete:
             self.give_up(ProxyCode.CLIENT_RESET if leg is self._down else ProxyCode.UPSTREAM_RESET)
         if self._down.gone and self._up.gone and not self._over:

@@ -65,12 +65,16 @@ class _Blocked:
 
     def __init__(self) -> None:
         self._mask: set[signal.Signals | int] = set()
+        self._on_child: object = signal.SIG_DFL
 
     def begin(self) -> None:
+        # Where whoever started us ignores it, nobody would be told that a child has ended, nor how: wait(2).
+        self._on_child = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         self._mask = set(signal.pthread_sigmask(signal.SIG_BLOCK, _WAITED))
 
     def end(self) -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+        signal.signal(signal.SIGCHLD, self._on_child)  # type: ignore[arg-type]  # as it was given
 
     def wait(self, seconds: float | None) -> Received | None:
         if sys.platform != "darwin":

@@ -129,7 +129,9 @@ class Leg:
             forward(piece)
         if self.done:
             self._pass_end(other)
-        elif not other.stream.writing_paused:
+        elif other.stream.writing_paused:
+            self.stream.pause_reading()  # it was paused before there was anybody to tell, as by answers to requests
+        else:
             self.stream.resume_reading()
 
     def _pass_end(self, other: Leg) -> None:

@@ -80,7 +80,7 @@ class Reloader:
                 self._reload_failed(error, cause)
                 return False
             except OSError as error:  # what is missing is not the configuration's fault, and may be there again later
-                self._reload_failed(_lacking(error), cause)
+                self._reload_failed(lacking(error), cause)
                 return False
         if not taken:
             return False
@@ -248,6 +248,7 @@ class Reloader:
         server.hub.access_log.write(server.event(Event.RELOAD, error=str(error.code)), urgent=True)
 
 
-def _lacking(error: OSError) -> LocalError:
+def lacking(error: OSError) -> LocalError:
+    """Says that the system is at fault, and not the configuration."""
     text = f"the system does not give what a reload needs: {error.strerror or type(error).__name__}"
     return LocalError(ReloadCode.SYSTEM, text, hint="reload again when it does")

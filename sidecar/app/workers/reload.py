@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from sidecar.app.listening import bind_at, places
-from sidecar.app.reload import refuse_fixed
+from sidecar.app.reload import lacking, refuse_fixed
 from sidecar.app.watch import Settled
 from sidecar.app.workers.handed import pack
 from sidecar.app.workers.keeper import Keeper, door_of, needed
@@ -60,6 +60,9 @@ class FleetReloader:
                 taken = await self._take(loaded)
             except SidecarError as error:
                 self._failed(error, cause)
+                return False
+            except OSError as error:
+                self._failed(lacking(error), cause)
                 return False
         if not taken:
             return False

@@ -43,7 +43,7 @@ def add(total: Metrics, part: Content, *, gauges: bool = True) -> None:
                 histogram.total += _number(seconds)
         if gauges:
             _add_gauges(total, part)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ValueError("no metrics of another process") from error
 
 

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
 
+from sidecar.app.workers import reload as module
 from sidecar.app.workers.reload import FleetReloader
 from sidecar.app.workers.wire import Ask, Refusal, WorkerCode, WorkerError
 from sidecar.clock import Clock
@@ -142,6 +144,18 @@ async def test_one_that_will_not_take_it_after_all_is_replaced(parent: FakeParen
     assert [len(child.ended) for child in parent.fleet.children] == [1, 0]
     for binding in parent.bound.values():
         binding.close()
+
+
+async def test_what_the_system_does_not_give_refuses_it_and_is_told(
+    parent: FakeParent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_descriptors(_: object) -> object:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(module, "bind_at", no_descriptors)
+    assert not await parent.reload()
+    assert parent.happened == ["abandon", "abandon", "reload reload_system"]
+    assert parent.metrics.reloads_total.labels("failed").read() == 1
 
 
 async def test_not_during_a_drain_nor_with_another_number_of_workers(parent: FakeParent) -> None:

@@ -58,6 +58,7 @@ def test_a_source_is_asked() -> None:
         lambda part: part["counters"].update(sidecar_requests_total=[["a", 1]]),
         lambda part: part["counters"].update(sidecar_reloads_total=[[["ok"], "1"]]),
         lambda part: part["counters"].update(sidecar_reloads_total=[[["ok"], float("nan")]]),
+        lambda part: part["counters"].update(sidecar_reloads_total=[[["ok"], 10**400]]),
         lambda part: part["counters"].update(sidecar_reloads_total=[[[5], 1]]),
         lambda part: part["histograms"].update(sidecar_handshake_duration_seconds=[[[], [1], 1]]),
         lambda part: part.update(gauges=None),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from sidecar.config.values import Protocol, TcpAddress
+from sidecar.tokens.settings import OAuth2Source
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,9 +23,12 @@ def agent_environment(config: Config, proxy: str | None, environ: Mapping[str, s
     """Returns the environment of an agent: ``environ``, changed where the proxy is concerned and nowhere else.
 
     ``proxy`` is ``host:port`` of the listener that serves every outbound entry; without one, the variables that name a
-    proxy stay as they are.
+    proxy stay as they are. Variables that hold a secret of the proxy's are left out.
     """
-    found = dict(environ)
+    secrets = {
+        each.client_secret.env for each in config.tokens if isinstance(each, OAuth2Source) and each.client_secret
+    }
+    found = {name: value for name, value in environ.items() if name not in secrets}
     if proxy is not None:
         found |= dict.fromkeys(_PROXIES, f"http://{proxy}") | dict.fromkeys(_NO_PROXIES, NO_PROXY)
     for entry in config.outbound:

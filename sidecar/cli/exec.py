@@ -6,7 +6,6 @@ import argparse
 import os
 import shutil
 import socket
-import sys
 from contextlib import ExitStack
 from enum import StrEnum
 from pathlib import Path
@@ -18,6 +17,7 @@ from sidecar.cli.output import complain
 from sidecar.config.faults import printable
 from sidecar.config.values import TcpAddress
 from sidecar.errors import ConfigurationError
+from sidecar.interpreter import interpreter, path_flags
 from sidecar.supervisor.supervise import NOT_EXECUTABLE, NOT_FOUND, AgentNotStarted, Order, supervise
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
             lent.append(sock.detach())
             words += ["--agent-listener", str(lent[-1])]
         order = Order(
-            proxy=[sys.executable, "-P", "-m", "sidecar", "run", *words, "--", str(args.file)],
+            proxy=[interpreter(), *path_flags(), "-m", "sidecar", "run", *words, "--", str(args.file)],
             lent=lent,
             agent=agent,
             environ=agent_environment(config, proxy, os.environ),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.support import execution as module
 from tests.support.eventually import eventually
 from tests.support.execution import Execution
 from tests.support.processes import COMMAND, listens
@@ -46,6 +47,21 @@ def test_the_agent_starts_when_the_proxy_is_ready_and_its_code_is_ours(site: Sit
 
 def test_a_signal_that_ends_the_agent_is_its_code(site: Site, tools: Sidecar) -> None:
     assert Execution(site, tools, "import os, signal; os.kill(os.getpid(), signal.SIGKILL)").end() == 128 + 9
+
+
+def test_its_end_is_heard_of_where_whoever_started_us_ignores_the_end_of_children(site: Site, tools: Sidecar) -> None:
+    code = "import os, signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN); os.execv(sys.argv[1], sys.argv[1:])"
+    shows = "import signal; raise SystemExit(7 if signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL else 8)"
+    assert Execution(site, tools, shows, wrapper=(sys.executable, "-c", code)).end() == 7
+
+
+def test_the_proxy_finds_its_modules_where_we_did(site: Site, tools: Sidecar, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "COMMAND", [sys.executable, "-I", "-m", "sidecar"])
+    running = Execution(site, tools, SLEEP.format("pass"))
+    assert running.line() == "up"
+    assert Path(f"/proc/{running.proxy}/cmdline").read_bytes().split(b"\0")[1] == b"-I"
+    running.process.stdin.close()  # type: ignore[union-attr]  # it is a pipe
+    assert running.end() == 0
 
 
 def test_streams_are_the_agents_and_what_the_proxy_prints_goes_to_standard_error(site: Site, tools: Sidecar) -> None:

@@ -7,14 +7,12 @@ child gets no descriptor but its channel and the standard ones; the rest comes o
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 import subprocess
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-import sidecar
+from sidecar.interpreter import interpreter, path_flags
 from sidecar.tasks import spawn
 
 if TYPE_CHECKING:
@@ -43,11 +41,11 @@ class Process:
         ours, its = socket.socketpair()
         try:
             with its:
-                command = [sys.executable, *_path_flags(), "-m", MODULE, *arguments, "--channel", str(its.fileno())]
+                command = [sys.executable, *path_flags(), "-m", MODULE, *arguments, "--channel", str(its.fileno())]
                 # A process group of its own: what is typed at our terminal is for us alone, and we tell it.
                 popen = subprocess.Popen(  # noqa: S603 - our own interpreter and module
                     command,
-                    executable=_interpreter(),
+                    executable=interpreter(),
                     stdin=subprocess.DEVNULL,
                     pass_fds=(its.fileno(),),
                     process_group=0,
@@ -74,24 +72,3 @@ class Process:
             await asyncio.sleep(_LOOK_SECONDS)
         if not self.ended.done():
             self.ended.set_result(code)
-
-
-def _interpreter() -> str:
-    """The program that we are; by its name, unless that cannot be executed any more, or by us."""
-    itself = "/proc/self/exe"
-    by_name = os.access(sys.executable, os.X_OK) or not Path(itself).exists()
-    return sys.executable if by_name else itself
-
-
-def _path_flags() -> list[str]:
-    """How the child finds the package where we found it, and not in whatever folder we were started in.
-
-    What keeps us from the environment's modules and the user's keeps the child from them as well. ``-P`` keeps the working
-    directory off its path, unless that is where we have the package from ourselves.
-    """
-    if sys.flags.isolated:
-        return ["-I"]
-    root = str(Path(sidecar.__file__).parent.parent)
-    from_cwd = bool(sys.path) and sys.path[0] == root and not sys.flags.safe_path
-    given = (("-E", sys.flags.ignore_environment), ("-s", sys.flags.no_user_site), ("-P", not from_cwd))
-    return [flag for flag, there in given if there]

@@ -41,6 +41,18 @@ def test_the_proxy_is_named_in_both_spellings_and_all_else_stays(tmp_path: Path)
     assert old["HTTP_PROXY"] == "http://corp:3128"
 
 
+def test_a_secret_of_the_proxys_is_no_business_of_the_agents(tmp_path: Path) -> None:
+    entry = "name: tools\n    listen: 127.0.0.1:14001\n    token: crm"
+    source = (
+        "{name: crm, kind: oauth2, issuer: 'https://login.example.org', client_id: x, bound: false, "
+        "client_auth: client_secret_basic, client_secret: {env: CRM_SECRET}}"
+    )
+    file = tmp_path / "planner.yaml"
+    file.write_text(f"{HEAD}outbound:\n  - {entry}\n    {PEER}tokens:\n  - {source}\n")
+    found = agent_environment(read_configuration(file).config, None, {"CRM_SECRET": "s", "HOME": "/root"})
+    assert found == {"HOME": "/root", "SIDECAR_TOOLS_URL": "http://127.0.0.1:14001"}
+
+
 @pytest.mark.parametrize(
     ("entry", "expected"),
     [

@@ -257,7 +257,7 @@ class Downstream(Registered):
     def note_closed(self, code: ProxyCode) -> None:
         """Writes that a limit ends it, and no request with it."""
         if self.listener.service.kind is self.kind:  # else a reload is about to end it anyway
-            account.closed(self.hub, self.listener.service, self, code)
+            account.closed(self.hub, self.service, self, code)
 
     # -- inside ---------------------------------------------------------------------------------------------------
 

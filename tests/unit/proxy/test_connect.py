@@ -14,6 +14,7 @@ from sidecar.http.write import ESTABLISHED
 from sidecar.proxy.bound import FirstBytes
 from sidecar.proxy.connect_tunnel import ConnectTunnel
 from sidecar.proxy.downstream import Downstream
+from sidecar.proxy.stream import Expiry
 from sidecar.proxy.tunnel import Tunnel
 from tests.support.pair import Upstream, turns
 from tests.support.shared_listen import DB, connect, shared, until
@@ -63,6 +64,16 @@ async def test_requests_inside_are_decided_and_logged_like_any_other(tmp_path: P
             assert (line["listener"], line["decision"]) == ("tools", "allow")
         (shown,) = [c for c in s.at.server.hub.connections if c.service.direction == "outbound"]
         assert shown.details()["dst.name"] == authority
+
+
+async def test_a_limit_that_ends_it_is_logged_by_its_entrys_name(tmp_path: Path) -> None:
+    async with shared(tmp_path) as s:
+        agent = await s.connected("tools.internal:80")
+        (bound,) = [c for c in s.at.server.hub.connections if isinstance(c, Downstream) and c.bound]
+        bound.expired(Expiry.READ)
+        await agent.rest()
+        (line,) = await s.logged(event="closed", error="limit_idle_timeout")
+        assert line["listener"] == "tools"
 
 
 @pytest.mark.threat(26)

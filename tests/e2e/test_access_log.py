@@ -67,7 +67,7 @@ def test_one_call_is_one_line_on_either_side(shared: Pair) -> None:
     assert answer.status == 200
     (outer,) = shared.planner.await_log(http_path="/log-both")
     (inner,) = shared.tools.await_log(http_path="/log-both")
-    assert set(outer) == COMMON | {"dst.name"}
+    assert set(outer) == COMMON | {"dst.name", "src.uid"}
     assert set(inner) == COMMON
     identities = {
         "src.identity": PLANNER,

@@ -23,7 +23,7 @@ from sidecar.cli import signer as signer_command
 from sidecar.cli import token as token_command
 from sidecar.cli.token import TokenCommandCode
 from sidecar.config.load import load
-from sidecar.proxy import exchange, hub
+from sidecar.proxy import again, hub
 from sidecar.tokens import lease, leaves, self_signed, settings
 from sidecar.tokens.codes import SourceCode, TokenCode
 from sidecar.tokens.issuer import client, metadata, wire
@@ -96,7 +96,7 @@ def test_the_figures_are_those_of_the_code() -> None:
         f"after {pauses[0]:g} s, then twice as long each time, up to {pauses[1]:g} s",
         f"After another 401 within {lease.REJECTION_SECONDS:g} s",
         f"noticed within {2 * lease.LOOK_SECONDS:g} s",
-        f"if its body has at most {exchange.KEPT_BYTES // 1024} KiB",
+        f"if its body has at most {again.KEPT_BYTES // 1024} KiB",
         f"`max_lifetime`** ({settings.MAX_LIFETIME / 60:g} minutes)",
         f"for at most {REVOKE_SECONDS:g} s",
         f"until at most {leaves.GRACE_SECONDS:g} s ago",

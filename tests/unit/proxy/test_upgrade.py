@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from sidecar.proxy.upgrade import WebSocket
+from sidecar.limits import Limits
+from sidecar.proxy.stream import NEVER
+from sidecar.proxy.upgrade import WebSocket, _End
 from tests.support.clock import Shifted
 from tests.support.pair import HELLO, Plan, Upstream, keep_answering, read_head, rule, settled, turns, world
 from tests.support.websocket import KEY, agreeing, asking, echo, key_in
@@ -363,6 +366,19 @@ async def test_a_slow_reader_that_reads_at_all_is_left_alone(tmp_path: Path) -> 
             assert [made.error for made in sockets(w)] == [None, None]
         shifted.pass_by(limits.stall_timeout + 1)
         await w.logged(1, direction="outbound", error="limit_stall_timeout", http_status=101)
+
+
+@pytest.mark.parametrize("paused", [True, False])
+def test_an_end_that_takes_nothing_when_it_is_taken_over_has_the_time_of_a_slow_reader(paused: bool) -> None:
+    """What its stream says later it says to the WebSocket; what it said before was to whoever spoke HTTP on it."""
+    shifted = Shifted()
+    stream: Any = SimpleNamespace(writing_paused=paused, delivered=7, user=None, write_deadline=0.0)
+    owner: Any = SimpleNamespace(hub=SimpleNamespace(clock=shifted.clock, limits=Limits(stall_timeout=30.0)))
+    end = _End(owner, stream, None)  # type: ignore[arg-type]
+    end.take_over()
+    assert stream.user is end
+    left = stream.write_deadline - shifted.clock.monotonic()
+    assert left == (pytest.approx(30, abs=5) if paused else NEVER)
 
 
 async def test_silence_ends_it_and_a_word_in_time_does_not(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ async def drain(parent: Parent, seconds: float) -> bool:
     """
     fleet = parent.fleet
     fleet.stop_replacing()
+    parent.reloader.give_up()
     deadline = parent.clock.monotonic() + seconds
     async with fleet.lock:  # a worker that was just being started, or a reload
         done = await _end(parent, "inbound", deadline)

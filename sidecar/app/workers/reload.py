@@ -42,6 +42,13 @@ class FleetReloader:
         self._path = parent.loaded.config.source
         self._tried = parent.loaded.snapshot
         self._lock = asyncio.Lock()
+        #: What makes a configuration ready just now.
+        self._making: asyncio.Task[object] | None = None
+
+    def give_up(self) -> None:
+        """A drain begins: it does not wait for what is only being made ready, which may take longer than it has."""
+        if self._making is not None:
+            self._making.cancel()
 
     def look(self) -> Snapshot:
         """Looks at the files that were tried last, as they are now."""
@@ -63,6 +70,11 @@ class FleetReloader:
                 return False
             except OSError as error:
                 self._failed(lacking(error), cause)
+                return False
+            except asyncio.CancelledError:
+                if not parent.draining:
+                    raise
+                parent.messages.info("a reload is given up for a drain", cause=cause)
                 return False
         if not taken:
             return False
@@ -94,6 +106,7 @@ class FleetReloader:
             log = self._new_log(loaded)
             bound: dict[Place, Binding] = {}
             keeper: Keeper | None = None
+            self._making = asyncio.current_task()
             try:
                 keeper = await self._keeper(loaded)
                 for place in places(loaded.config) - parent.sockets.keys():
@@ -102,6 +115,7 @@ class FleetReloader:
                 for binding in bound.values():
                     listen(binding.sock)
             except BaseException:
+                self._making = None
                 await self._abandon()
                 if keeper is not None and keeper is not parent.keeper:
                     keeper.close()
@@ -110,6 +124,7 @@ class FleetReloader:
                 if log is not None:
                     log.close()
                 raise
+            self._making = None
             # From here on nothing can refuse: a worker that fails now is replaced by one that begins with the new one.
             parent.put_into_force(loaded, packed, bound, keeper)
             await self._commit()
@@ -140,6 +155,8 @@ class FleetReloader:
                 raise found
 
     async def _abandon(self) -> None:
+        if self._parent.draining:  # all of it ends with the process
+            return
         asking = (child.ask(Ask.ABANDON, seconds=COMMIT_SECONDS) for child in self._parent.fleet.children)
         await asyncio.gather(*asking, return_exceptions=True)
 

@@ -14,6 +14,7 @@ from sidecar.app.workers.wire import Ask, Refusal, WorkerCode, WorkerError
 from sidecar.clock import Clock
 from sidecar.config.load import load
 from sidecar.telemetry.metrics import Metrics
+from tests.support.eventually import soon
 from tests.support.log import KeptMessages
 from tests.support.processes import LOOPBACK, free_port, listens
 from tests.support.server import configuration
@@ -28,6 +29,7 @@ class FakeChild:
     def __init__(self, parent: FakeParent) -> None:
         self._parent = parent
         self.fails: dict[Ask, SidecarError] = {}
+        self.hangs: set[Ask] = set()
         self.handed: list[str] = []
         self.ended: list[str] = []
 
@@ -37,6 +39,8 @@ class FakeChild:
     async def ask(self, kind: Ask, content: object = None, *, seconds: float) -> dict[str, Any]:
         self._parent.happened.append(kind.value)
         await asyncio.sleep(0)
+        if kind in self.hangs:
+            await asyncio.sleep(seconds)
         if kind in self.fails:
             raise self.fails[kind]
         return {}
@@ -156,6 +160,20 @@ async def test_what_the_system_does_not_give_refuses_it_and_is_told(
     assert not await parent.reload()
     assert parent.happened == ["abandon", "abandon", "reload reload_system"]
     assert parent.metrics.reloads_total.labels("failed").read() == 1
+
+
+@pytest.mark.threat(54)
+async def test_threat_54_a_drain_does_not_wait_for_what_is_only_being_made_ready(parent: FakeParent) -> None:
+    parent.fleet.children[1].hangs.add(Ask.PREPARE)
+    reloader = FleetReloader(parent)  # type: ignore[arg-type] - as much of one as is needed
+    reloading = asyncio.ensure_future(reloader.reload("a test"))  # noqa: TID251 - a test's own task, awaited below
+    await soon(lambda: parent.happened == ["prepare", "prepare"], "the workers to be asked")
+    parent.draining = True
+    reloader.give_up()
+    assert await asyncio.wait_for(reloading, 5) is False
+    assert parent.happened == ["prepare", "prepare"]
+    assert not parent.fleet.lock.locked()
+    assert parent.messages.lines == ['info a reload is given up for a drain cause="a test"']
 
 
 async def test_not_during_a_drain_nor_with_another_number_of_workers(parent: FakeParent) -> None:

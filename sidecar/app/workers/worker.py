@@ -86,7 +86,9 @@ class Worker(Answering):
         elif new is not None:
             server.lent = new
         try:
-            self._prepared = await server.reloader.prepare(share(handed.unpack(content)))
+            # In a thread, as in one process: a large policy takes a second to read, and traffic goes on meanwhile.
+            loaded = await asyncio.to_thread(handed.unpack, content)
+            self._prepared = await server.reloader.prepare(share(loaded))
         except BaseException:
             server.lent = before
             raise

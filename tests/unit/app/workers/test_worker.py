@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import socket
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from sidecar.app.workers import worker as module
+from sidecar.app.workers.worker import Worker
+from sidecar.clock import Clock
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class FakeServer:
+    """As much of a server as preparing asks for."""
+
+    def __init__(self) -> None:
+        self.lent = None
+        self.handed: dict[str, Any] = {}
+        self.reloader = self
+        self.forgotten = 0
+
+    async def prepare(self, loaded: object) -> object:
+        return loaded
+
+    def forget_handed(self) -> None:
+        self.forgotten += 1
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    ours, its = socket.socketpair()
+    with ours:
+        yield ours, its
+
+
+async def test_a_large_policy_is_read_beside_the_traffic(
+    pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unpack(content: dict[str, Any]) -> object:
+        assert threading.current_thread() is not threading.main_thread()
+        return content["files"]
+
+    monkeypatch.setattr(module.handed, "unpack", unpack)
+    monkeypatch.setattr(module, "share", lambda loaded: loaded)
+    worker, server = Worker(pair[1], Clock()), FakeServer()
+    worker._server = server  # type: ignore[assignment] - as much of one as is needed
+    assert await worker._prepare({"protection": None, "files": "checked"}) == {}
+    assert (worker._prepared, server.forgotten) == ("checked", 1)
+    worker._channel.close()

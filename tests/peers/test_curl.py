@@ -142,9 +142,14 @@ def test_threat_26_as_a_proxy_only_the_named_host_can_be_reached(shared: Pair) -
     assert shared.backend.of("/curl-proxy")[-1].fields("host") == ["tools.internal"]
     for url in ("http://169.254.169.254/latest/meta-data", "http://127.0.0.1:22/", "http://tools.internal:81/"):
         assert said(curl.run(url, *options))[0][1] == "403", url
+    for url in ("https://169.254.169.254/", "https://elsewhere.internal/"):
+        done = curl.run(url, *options, check=False)
+        assert done.returncode == 56, url  # CURLE_RECV_ERROR: the tunnel was refused
+        assert b"403" in done.stderr
+    # curl begins TLS inside CONNECT: that ends the connection, and the log says what to ask for instead.
     done = curl.run("https://tools.internal/", *options, check=False)
-    assert done.returncode == 56  # CURLE_RECV_ERROR: the tunnel was refused
-    assert b"405" in done.stderr
+    assert done.returncode == 35  # CURLE_SSL_CONNECT_ERROR
+    assert shared.planner.await_log(event="refused", error="agent_tls")
 
 
 @pytest.mark.threat(3)

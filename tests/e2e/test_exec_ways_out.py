@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,6 +14,7 @@ import pytest
 from tests.support.eventually import eventually
 from tests.support.execution import Execution
 from tests.support.processes import TOOLS, free_port, outbound
+from tests.support.workers import children
 
 if TYPE_CHECKING:
     from tests.support.backend import Backend
@@ -118,3 +123,37 @@ def test_entries_that_share_a_listener_are_told_by_their_hosts(site: Site, backe
 def test_without_outbound_entries_no_proxy_is_named(site: Site, backend: Backend) -> None:
     execution = Execution(site, site.tools(backend), AGENT)
     assert json.loads(execution.ask("env")) == {}
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="unshare needs Linux and root")
+def test_as_process_1_with_workers_and_a_unix_socket_nothing_outlives_it(site: Site, backend: Backend) -> None:
+    tools = site.tools(backend).start()
+    sidecar = planner(site, tools, workers=2)
+    path = site.path("agent.sock")
+    sidecar.config["outbound"][0]["listen"] = f"unix:{path}"
+    execution = Execution(site, sidecar, AGENT, wrapper=("unshare", "--pid", "--fork", "--kill-child", "--mount-proc"))
+    assert json.loads(execution.ask("env"))["SIDECAR_TOOLS_URL"] == "http://tools.internal"
+    (first,) = children(execution.process.pid)  # 1 in its own namespace
+    (proxy,) = [pid for pid, command in children(first).items() if " run " in command]
+    workers = {pid for pid, command in children(proxy).items() if " worker --of " in command}
+    assert len(workers) == 2
+    os.kill(min(workers), signal.SIGKILL)
+    eventually(lambda: "a worker serves in its place" in execution.stderr, "another worker")
+    for _ in range(5):
+        assert execution.ask("http://tools.internal/") == "200", execution.stderr
+    os.kill(first, signal.SIGTERM)  # the agent's, which has no handler for it
+    assert execution.end() == 128 + signal.SIGTERM
+    assert not path.exists()
+    assert "draining" in execution.stderr
+
+
+def test_a_proxy_with_workers_that_dies_takes_its_workers_and_the_agent_along(site: Site, backend: Backend) -> None:
+    tools = site.tools(backend).start()
+    execution = Execution(site, planner(site, tools, workers=2), AGENT)
+    assert execution.ask("http://tools.internal/") == "200"
+    workers = list(children(execution.proxy))
+    assert len(workers) == 2
+    os.kill(execution.proxy, signal.SIGKILL)
+    assert execution.end() == 1
+    assert "the proxy ended by signal 9" in execution.stderr
+    eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), "the workers to end")

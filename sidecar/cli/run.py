@@ -4,38 +4,20 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import gc
-import resource
 import signal
-import warnings
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cryptography.utils import CryptographyDeprecationWarning
-
 from sidecar.app.bequest import Bequest
 from sidecar.app.own_key import OwnKey
+from sidecar.app.process import loop_factory, prepare_process, spare_collector
 from sidecar.clock import Clock
 from sidecar.config.load import Loaded, load
-from sidecar.errors import ConfigurationError
 from sidecar.tasks import spawn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from sidecar.app.server import Server
     from sidecar.app.workers.parent import Parent
-
-
-#: Two directions of 4096 connections, each with one upstream, and some more. The usual soft limit is 1024.
-DESCRIPTORS = 20_000
-
-
-class RunCode(StrEnum):
-    """What is wrong with the command line."""
-
-    NO_UVLOOP = "uvloop_missing"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -75,52 +57,6 @@ def run(args: argparse.Namespace) -> int:
     loaded = load(args.file, now=clock.wall()).for_agent(bequest.agent)
     with asyncio.Runner(loop_factory=loop_factory(args.loop)) as runner:
         return runner.run(serve(loaded, clock, args.loop, bequest))
-
-
-def prepare_process() -> None:
-    """Does what every process does that serves, before anything else."""
-    # The library warns about odd certificates on standard error; a peer could fill a log with that. We refuse and count.
-    warnings.simplefilter("ignore", CryptographyDeprecationWarning)
-    _raise_descriptor_limit()
-
-
-def _raise_descriptor_limit() -> None:
-    """Takes as many descriptors as the system allows us, up to what the default limits can use (getrlimit(2))."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(DESCRIPTORS, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-def spare_collector() -> None:
-    """Takes what the start has made out of the collector's rounds, and makes these rarer.
-
-    Connections and requests are freed by their reference counts; what is left to the collector is tasks that failed.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(10_000, 20, 20)
-
-
-def loop_factory(choice: str) -> Callable[[], asyncio.AbstractEventLoop]:
-    """Finds the event loop: uvloop where it is installed, unless the command line says otherwise.
-
-    Raises:
-        ConfigurationError: ``uvloop`` was asked for and is not installed.
-
-    """
-    if choice == "asyncio":
-        return asyncio.new_event_loop
-    try:
-        import uvloop  # noqa: PLC0415 - not everywhere, and not for the other choices
-    except ImportError:
-        if choice == "uvloop":
-            raise ConfigurationError(
-                RunCode.NO_UVLOOP, "uvloop is not installed", hint="pip install uvloop, or --loop asyncio"
-            ) from None
-        return asyncio.new_event_loop
-    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
-    return factory
 
 
 async def serve(loaded: Loaded, clock: Clock, loop_choice: str, bequest: Bequest) -> int:

@@ -37,6 +37,7 @@ STRANGERS = [
     ("sidecar.http", "sidecar.tls"),
     ("sidecar.http", "sidecar.policy"),
     ("sidecar.identity", "sidecar.policy"),
+    ("sidecar.app", "sidecar.cli"),
 ]
 #: The only importers of the configuration: everything else is handed frozen values.
 CONFIG_READERS = ("sidecar.app", "sidecar.cli", "sidecar.config")

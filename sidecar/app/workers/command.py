@@ -11,7 +11,7 @@ import socket
 import sys
 from typing import TYPE_CHECKING, Final
 
-from sidecar.cli.run import loop_factory, prepare_process
+from sidecar.app.process import loop_factory, prepare_process
 from sidecar.clock import Clock
 from sidecar.hardening import harden
 

@@ -11,13 +11,13 @@ from sidecar.admin.answers import SHOWN_CONNECTIONS, GivenToken, NoToken
 from sidecar.app import tokens
 from sidecar.app.drain import cut, end
 from sidecar.app.own_key import OwnKey
+from sidecar.app.process import spare_collector
 from sidecar.app.status import Status
 from sidecar.app.workers import handed, sums
 from sidecar.app.workers.answering import Answering, check_version
 from sidecar.app.workers.lent import DOOR, LentKey
 from sidecar.app.workers.serving import WorkerServer, share
 from sidecar.app.workers.wire import Ask, WorkerCode, WorkerError
-from sidecar.cli.run import spare_collector
 
 if TYPE_CHECKING:
     import socket

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from sidecar.admin.answers import GivenToken, Listing, NoToken
 from sidecar.app.workers import sums
@@ -12,10 +12,13 @@ from sidecar.config.effective import effective, policy_version
 from sidecar.errors import SidecarError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
+    from sidecar.app.workers.channel import Content
     from sidecar.app.workers.child import Child
     from sidecar.app.workers.parent import Parent
+
+T = TypeVar("T")
 
 #: How long an answer for all waits for one worker, in seconds: then it is given without, and names it.
 SECONDS: Final = 2.0
@@ -86,32 +89,56 @@ class Console:
 
     async def connections(self) -> Listing:
         """Returns the live downstream connections of all workers, each with the pid of its own."""
-        answers, silent = await self._ask_all(Ask.CONNECTIONS)
-        listed = [each for answer in answers.values() for each in answer.get("connections", [])]
-        return Listing(listed, _silent(silent))
+        answers, silent = await self._ask_all(Ask.CONNECTIONS, lambda answer: _objects(answer["connections"]))
+        return Listing([each for listed in answers.values() for each in listed], _silent(silent))
 
     async def tokens(self) -> dict[str, Any]:
         """Returns the token sources and the issuers, with what each worker has of them; never a token."""
-        answers, silent = await self._ask_all(Ask.TOKENS)
-        shown: dict[str, Any] = {"tokens": [], "issuers": []}
-        for child, answer in answers.items():
-            for source in answer["tokens"]:
-                known = next((each for each in shown["tokens"] if each["name"] == source["name"]), None)
-                if known is None:
-                    shown["tokens"].append(known := source | {"tokens": []})
+        answers, silent = await self._ask_all(Ask.TOKENS, _held)
+        sources: dict[str, dict[str, Any]] = {}
+        issuers: list[dict[str, Any]] = []
+        for child, held in answers.items():
+            for source in held.sources:
+                known = sources.setdefault(source["name"], source | {"tokens": []})
                 known["tokens"] += [{"worker": child.pid, **token} for token in source["tokens"]]
-            shown["issuers"] += [{"worker": child.pid, **issuer} for issuer in answer["issuers"]]
-        return shown | _silent(silent)
+            issuers += [{"worker": child.pid, **issuer} for issuer in held.issuers]
+        return {"tokens": list(sources.values()), "issuers": issuers, **_silent(silent)}
 
-    async def _ask_all(self, kind: Ask) -> tuple[dict[Child, dict[str, Any]], Sequence[Child]]:
+    async def _ask_all(self, kind: Ask, read: Callable[[Content], T]) -> tuple[dict[Child, T], list[Child]]:
+        """Returns what each has answered, and who has not. One whose answer nobody understands is killed."""
         children = self._parent.fleet.children
         asking = (child.ask(kind, seconds=SECONDS, patient=True) for child in children)
-        found = await asyncio.gather(*asking, return_exceptions=True)
-        answers = dict(zip(children, found, strict=True))
-        return (
-            {child: answer for child, answer in answers.items() if not isinstance(answer, BaseException)},
-            [child for child, answer in answers.items() if isinstance(answer, BaseException)],
-        )
+        answers: dict[Child, T] = {}
+        for child, answer in zip(children, await asyncio.gather(*asking, return_exceptions=True), strict=True):
+            if isinstance(answer, BaseException):
+                continue
+            try:
+                answers[child] = read(answer)
+            except (KeyError, TypeError):
+                child.end(f"answered what nobody understands ({kind})")
+        return answers, [child for child in children if child not in answers]
+
+
+class _Held(NamedTuple):
+    """What one worker has of tokens and keys."""
+
+    sources: list[Content]
+    issuers: list[Content]
+
+
+def _held(answer: Content) -> _Held:
+    held = _Held(_objects(answer["tokens"]), _objects(answer["issuers"]))
+    for source in held.sources:
+        hash(source["name"])
+        _objects(source["tokens"])
+    return held
+
+
+def _objects(listed: object) -> list[Content]:
+    """Raises TypeError for what is no list of objects."""
+    if not isinstance(listed, list) or not all(isinstance(each, dict) for each in listed):
+        raise TypeError("no list of objects")
+    return listed
 
 
 def _silent(children: Sequence[Child]) -> dict[str, list[int]]:

@@ -119,6 +119,13 @@ def test_a_bound_connection_stays_with_its_entry_whatever_it_names() -> None:
     assert Bound("x", b"b:80").routes(made.pick(None, bound)).absolute == frozenset(), "no longer so called"
 
 
+def test_a_port_that_another_entry_names_by_now_is_not_the_bound_ones_any_more() -> None:
+    one, another = Entry("x", False, frozenset({b"a"})), Entry("y", False, frozenset({b"a:443"}))
+    bound = Bound("x", b"a:443")
+    assert front(one).holds(bound)
+    assert not front(one, another).holds(bound)
+
+
 def test_nothing_goes_on_from_where_nothing_is_permitted() -> None:
     made = front(Entry("x", False, frozenset({b"a"})))
     with pytest.raises(RuntimeError, match="nothing is forwarded"):

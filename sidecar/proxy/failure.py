@@ -121,6 +121,13 @@ class DialError(UpstreamError):
         self.cause: StrEnum = code if cause is None else cause
 
 
+class CutOffError(UpstreamError):
+    """We ended the connection to an upstream, which has met a limit: the code says which."""
+
+    def __init__(self, code: ProxyCode) -> None:
+        super().__init__(code, "the upstream has met a limit")
+
+
 class StrangerError(PeerError):
     """A process on this machine that the listener does not serve; ``client`` is None where nobody knows whose it is."""
 

@@ -19,6 +19,7 @@ _NAMED_OTHERWISE: Final[dict[str, str]] = {
     HttpCode.TARGET_TOO_LONG: "target_bytes",
     HttpCode.TOO_MANY_FIELDS: "fields",
     HttpCode.TOO_MANY_TRAILERS: "fields",
+    HttpCode.TRAILERS_TOO_LARGE: "trailer_bytes",
     ProxyCode.UPSTREAM_CONNECT_TIMEOUT: "connect_timeout",
     ProxyCode.UPSTREAM_TIMEOUT: "upstream_timeout",
     ProxyCode.UPSTREAM_STALLED: "stall_timeout",
@@ -27,7 +28,7 @@ _NAMED_OTHERWISE: Final[dict[str, str]] = {
 
 
 def limit_of(code: str) -> str | None:
-    """Returns the name of the limit that a code says was met, in `limits:`; None where it says something else."""
+    """Returns the name of the limit that a code says was met, in `limits:` or of a fixed one; None where it says something else."""
     return code.removeprefix(PREFIX) if code.startswith(PREFIX) else _NAMED_OTHERWISE.get(code)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from sidecar.http.errors import HttpError
 from sidecar.http.response_receiver import ResponseReceiver
 from sidecar.proxy import hits
-from sidecar.proxy.failure import OwnCertificateError, ProxyCode
+from sidecar.proxy.failure import CutOffError, OwnCertificateError, ProxyCode
 from sidecar.proxy.lifetime import Age, Lifetime
 from sidecar.proxy.stream import NEVER, Expiry, State, Stream
 
@@ -144,12 +144,16 @@ class Upstream:
 
     def lost(self) -> None:
         """The connection is gone."""
-        hits.count(self.hub.metrics, self.stream.cause)
+        cause, exchange = self.stream.cause, self.exchange
         self.pool.forget(self)
         if not self._ready.done():
             self._ready.set_exception(ConnectionResetError())
-        if self.exchange is not None:
-            self._fail(ProxyCode.UPSTREAM_TRUNCATED if self.exchange.response_started else ProxyCode.UPSTREAM_RESET)
+        if exchange is None:
+            hits.count(self.hub.metrics, cause)
+        elif cause is not None:
+            self._fail(ProxyCode.UPSTREAM_BAD_RESPONSE, CutOffError(cause))  # counted with the line of its request
+        else:
+            self._fail(ProxyCode.UPSTREAM_TRUNCATED if exchange.response_started else ProxyCode.UPSTREAM_RESET)
         self._receiver.release()
 
     def writable(self, *, yes: bool) -> None:

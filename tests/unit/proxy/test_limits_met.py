@@ -411,3 +411,24 @@ async def test_tls_records(tmp_path: Path) -> None:
         connection.stream.cut_off(ProxyCode.LIMIT_TLS_RECORDS)
         await client.rest()
         await met(w, "tls_records", "limit_tls_records", event="closed")
+
+
+@pytest.mark.parametrize("script", [silent, streaming], ids=["before an answer", "in an answer"])
+async def test_tls_records_of_an_upstream(tmp_path: Path, script: Callable[..., Awaitable[None]]) -> None:
+    """The request that it cost has the name of the limit in its line, and is not sent again."""
+    async with world(tmp_path, Plan(upstream=Upstream(script))) as w:
+        client = await w.plain()
+        client.send(GET)
+        await w.eventually(lambda: len(w.upstream.heads) == 1)
+        if script is streaming:
+            await client.until(lambda: b"hi\r\n" in client.buffer)
+        (upstream,) = w.outbound.service.pool._live
+        upstream.settled = True  # as one that was kept, whose break would be worth another try
+        upstream.stream.cut_off(ProxyCode.LIMIT_TLS_RECORDS)
+        if script is silent:
+            assert said(await client.response()) == (502, "upstream_bad_response")
+        else:
+            assert b"\r\n0\r\n" not in await client.rest()
+        await met(w, "tls_records", "limit_tls_records", event="request", direction="outbound")
+        assert w.counted("retries_total", "outbound", "tools") == 0
+        assert len(w.upstream.heads) == 1

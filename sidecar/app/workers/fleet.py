@@ -143,7 +143,7 @@ class Fleet:
             async with self.lock:
                 child = await self._owner.recruit(number)
                 self.members[number] = Member(child)
-        except (SidecarError, OSError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is this time, the place must not stay empty for ever
             self._owner.not_replaced(error, _pause(failures + 1))
             return False
         self._owner.replaced(child)

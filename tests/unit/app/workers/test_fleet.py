@@ -109,7 +109,7 @@ async def test_the_pause_grows_and_a_start_that_fails_is_tried_again() -> None:
     owner = FakeOwner()
     fleet = Fleet(1, owner)
     await fleet.start()
-    owner.fails = [failure(), OSError("no descriptors"), failure()]
+    owner.fails = [failure(), OSError("no descriptors"), RuntimeError("a defect")]
     owner.children[0].end("died")
     await soon(lambda: "replaced" in owner.told, "another one")
     assert owner.told[1:-1] == [("not replaced", 0.02), ("not replaced", 0.04), ("not replaced", 0.08)]

@@ -6,29 +6,36 @@ which names it is reached where. So one entry may stand behind several listeners
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from sidecar.config.values import UnixAddress
-from sidecar.policy.routes import SOCKET_HOSTS, ConnectionRoute, Route, RouteTable, connect_names, listen_hosts
-from sidecar.proxy.agent_service import TunnelDoor
+from sidecar.app.build import credentials_of, resumes, target_of
+from sidecar.app.tokens import make_lanes
+from sidecar.config.values import Protocol, Tls, UnixAddress
+from sidecar.policy.routes import SOCKET_HOSTS, Route, RouteTable, listen_hosts
 from sidecar.proxy.clients import own_and
-from sidecar.proxy.front import Front
-from sidecar.proxy.outbound import OutboundService
+from sidecar.proxy.outbound import OutboundService, TlsDestination
 from sidecar.proxy.pool import Pool
-from sidecar.proxy.tunnel_service import OutboundTunnels
+from sidecar.tls.contexts import HTTP_ALPN, client_context
+from sidecar.tls.expectation import expect_peer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Hashable, Iterable
 
     from sidecar.app.build import Generation
     from sidecar.app.public import Ciphertext
+    from sidecar.app.tunnels import Tunnels
     from sidecar.config.values import Address, Outbound
     from sidecar.proxy.agent_service import AgentService
     from sidecar.proxy.connection import Entry
+    from sidecar.proxy.front import Front
     from sidecar.proxy.hub import Hub
     from sidecar.proxy.lane import Lanes
     from sidecar.proxy.pool import Destination
-    from sidecar.proxy.tunnel_service import Wanted, Way
+
+
+#: What logs and metrics call what fits no entry at the listener for the agent of `sidecar exec`: no entry has this name.
+AGENT = "agent_listener"
 
 
 class Requests(NamedTuple):
@@ -56,33 +63,53 @@ class Requests(NamedTuple):
         return self.kind(self.hub, entry.name, generation.own, table, self.lanes, entry.host, own_and(uids))
 
 
-class Tunnels(NamedTuple):
-    """What an entry is that carries connections."""
-
-    hub: Hub
-    entry: Outbound
-    way: Way
-    wanted: Wanted
-
-    def alone(self, generation: Generation, listen: Address) -> Entry:  # noqa: ARG002 - nobody names it there
-        """Makes the service of a listener that has no other entry: every connection becomes a tunnel."""
-        return self._service(generation, self.entry.hosts, self.entry.uids)
-
-    def behind(self, generation: Generation, hosts: frozenset[bytes], uids: Collection[int]) -> AgentService:
-        """Makes the service for one of several entries: CONNECT to one of ``hosts`` becomes a tunnel."""
-        table = RouteTable(route_of(self.entry, hosts), generation.policy_version)
-        return TunnelDoor(table, self._service(generation, hosts, uids))
-
-    def _service(self, generation: Generation, hosts: frozenset[bytes], uids: Collection[int]) -> OutboundTunnels:
-        name = self.entry.name
-        route = ConnectionRoute(f"outbound.{name}", generation.policy_version)
-        reached = connect_names(hosts)
-        return OutboundTunnels(
-            self.hub, name, generation.own, route, self.way, self.wanted, own_and(uids), connects=reached
-        )
-
-
 Reached: TypeAlias = "Requests | Tunnels | Ciphertext"
+
+
+def add_services(hub: Hub, generation: Generation, kept: Generation) -> None:
+    """Makes all entries of a configuration, and the services of the listeners where they are reached."""
+    config = generation.loaded.config
+    for entry in config.outbound:
+        generation.outbound[entry.name] = _reached(hub, generation, entry, kept)
+    for listen, names in by_listen(config.outbound).items():
+        generation.services["outbound", listen] = service_at(generation, listen, names)
+    if config.agent is not None:
+        generation.services["outbound", config.agent] = front_of(generation, AGENT, generation.outbound, ())
+
+
+def _reached(hub: Hub, generation: Generation, entry: Outbound, kept: Generation) -> Reached:
+    if entry.tls is Tls.PUBLIC:
+        from sidecar.app.public import reached  # noqa: PLC0415 - for configurations with such entries alone
+
+        return reached(hub, generation, entry, kept)
+    if entry.protocol is Protocol.TCP:
+        from sidecar.app.tunnels import outbound  # noqa: PLC0415 - likewise
+
+        return outbound(hub, generation, entry, kept)
+    make = partial(tls_destination, hub, generation, entry, HTTP_ALPN)
+    pool = keep_pool(hub, generation, kept, outbound_key(generation, entry), make)
+    return Requests(hub, entry, make_lanes(hub, generation, entry, pool, _route(generation, entry), kept))
+
+
+def outbound_key(generation: Generation, entry: Outbound) -> Hashable:
+    """Returns all that a connection of an outbound entry depends on."""
+    return (_route(generation, entry), generation.key, generation.loaded.material.chain_pem)
+
+
+def _route(generation: Generation, entry: Outbound) -> Hashable:
+    """The same, our own certificate and its key aside."""
+    bundle = generation.loaded.material.bundles[entry.named_peer.trust_domain]
+    who = (entry.connect, entry.server_name, str(entry.peer), entry.pins)
+    return ("outbound", entry.name, entry.protocol, resumes(generation, entry), *who, bundle.fingerprint)
+
+
+def tls_destination(hub: Hub, generation: Generation, entry: Outbound, alpn: tuple[str, ...]) -> TlsDestination:
+    """Makes the named peer of an entry, as its connections reach and prove it."""
+    bundles, domain = generation.loaded.material.bundles, entry.named_peer.trust_domain
+    expect, resumption = expect_peer(entry.named_peer, entry.pins), resumes(generation, entry)
+    tls = client_context(credentials_of(generation), bundles, domain, expect, alpn, resumption=resumption)
+    where, not_after = target_of(entry.connect), generation.own.svid.not_after
+    return TlsDestination(where, entry.server_name, tls, hub, not_after=not_after)
 
 
 def own_hosts(listen: Address) -> frozenset[bytes]:
@@ -134,6 +161,8 @@ def front_of(generation: Generation, name: str, entries: Iterable[str], uids: Co
     Each is reached by its ``hosts``, or, where it has none, by its own name. ``name`` is what the log calls requests that
     fit none of them, ``uids`` are the users that are served beside our own.
     """
+    from sidecar.proxy.front import Front  # noqa: PLC0415 - where several share a listener
+
     found = []
     for each in entries:
         reached = generation.outbound[each]

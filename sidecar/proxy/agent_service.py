@@ -1,19 +1,20 @@
 """What all services share that take the agent's requests, and what CONNECT does at each of them.
 
-`outbound.OutboundService` sends requests to its peer. `TunnelDoor` has no requests: CONNECT is the way into the tunnels of
-its entry. `front.Front` stands before several of them, and answers itself what none of them takes.
+`outbound.OutboundService` sends requests to its peer. `connect_tunnel.TunnelDoor` has no requests: CONNECT is the way into
+the tunnels of its entry. `front.Front` stands before several of them, and answers itself what none of them takes.
 """
 
 from __future__ import annotations
 
 from enum import Enum, auto
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from sidecar.proxy.clients import own_and
-from sidecar.proxy.connect_tunnel import ConnectTunnel
 from sidecar.proxy.connection import Kind
 from sidecar.proxy.context import agent_context
 from sidecar.proxy.counters import Counters
+from sidecar.proxy.downstream import Downstream
+from sidecar.proxy.exchange import Exchange
 from sidecar.proxy.pool import Pool
 from sidecar.proxy.stream import Stream
 from sidecar.telemetry.encode import asked
@@ -25,9 +26,8 @@ if TYPE_CHECKING:
     from sidecar.policy.decision import Denial, Permit
     from sidecar.policy.routes import RouteTable
     from sidecar.proxy.bound import Bound
-    from sidecar.proxy.downstream import Downstream
-    from sidecar.proxy.exchange import Exchange
     from sidecar.proxy.hub import Hub
+    from sidecar.proxy.listener import Listener
     from sidecar.proxy.pool import Destination
     from sidecar.proxy.service import Self, Wait
     from sidecar.proxy.stream import StreamUser
@@ -65,6 +65,9 @@ class AgentService:
     direction: ClassVar[str] = "outbound"
     closed_by_drain: ClassVar[bool] = False
     secure: ClassVar[bool] = False
+    several: ClassVar[bool] = False
+    #: Goes with `on_connect`: `connect.Connect` for anything but REFUSE.
+    connecting: ClassVar[type[Exchange]] = Exchange
     on_connect: ClassVar[OnConnect] = OnConnect.REFUSE
     #: What the log calls the other end; None for what the agent called it.
     called: bytes | None = None
@@ -93,6 +96,10 @@ class AgentService:
         self._unreached = Context.of(dst_addr=leads_to)
 
     # -- what a connection asks -----------------------------------------------------------------------------------
+
+    def connection(self, listener: Listener[Any]) -> Downstream:
+        """Makes one that carries requests."""
+        return Downstream(listener)
 
     def stream(self, user: StreamUser) -> Stream:
         """Makes a plaintext stream."""
@@ -154,25 +161,6 @@ class AgentService:
             return memo
         connection.memo = memo = _Memo(self, agent_context(self, self.own, connection))
         return memo
-
-
-class TunnelDoor(AgentService):
-    """How CONNECT gets into the tunnels of a tcp entry that shares its listener."""
-
-    on_connect: ClassVar[OnConnect] = OnConnect.TUNNEL
-
-    def __init__(self, routes: RouteTable, tunnels: OutboundTunnels) -> None:
-        hub, leads_to = tunnels.hub, tunnels.way.destination.text
-        super().__init__(hub, tunnels.name, tunnels.own, routes, nowhere(hub), leads_to=leads_to, uids=tunnels.uids)
-        self.tunnels = tunnels
-
-    def tunnel(self, down: Downstream, authority: bytes, permit: Permit) -> ConnectTunnel:
-        """Makes what the connection of a CONNECT goes on as."""
-        return ConnectTunnel(down, self.tunnels, authority, permit)
-
-    def tunnels_at(self, authority: bytes) -> OutboundTunnels | None:
-        """Returns its own, where ``authority`` names them."""
-        return self.tunnels if authority in self.routes.connects else None
 
 
 class _Nowhere:

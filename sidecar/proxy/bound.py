@@ -47,6 +47,13 @@ class Bound:
             self._service, self._routes = service, routes
         return self._routes
 
+    def begins_tls(self, down: Downstream, ahead: bytes) -> bool:
+        """Says whether what came along with the CONNECT begins TLS, which ends the connection; looks later at what did not."""
+        if ahead:
+            return is_tls(down, ahead)
+        down.stream.user = FirstBytes(down)
+        return False
+
 
 class FirstBytes:
     """Stands in for a connection until its first bytes inside CONNECT are there, and looks whether they are TLS."""

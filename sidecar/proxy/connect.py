@@ -7,24 +7,17 @@ without waiting for the 200 must not be taken for its next request.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from sidecar.http.write import ESTABLISHED
 from sidecar.policy.decision import Denial
-from sidecar.proxy.agent_service import AgentService, OnConnect, TunnelDoor
+from sidecar.proxy.agent_service import AgentService, OnConnect
 from sidecar.proxy.bound import Bound
 from sidecar.proxy.exchange import Exchange
 
 if TYPE_CHECKING:
     from sidecar.policy.decision import Permit
-    from sidecar.proxy.downstream import Downstream
-    from sidecar.proxy.service import Service
-
-
-def connecting(down: Downstream, service: Service) -> type[Exchange]:
-    """Returns what a CONNECT is handled by. Where none is served, inside another one too, an ordinary request: 405."""
-    serves = isinstance(service, AgentService) and service.on_connect is not OnConnect.REFUSE
-    return Connect if serves and down.bound is None else Exchange
+    from sidecar.proxy.connect_tunnel import TunnelDoor
 
 
 class Connect(Exchange):
@@ -39,8 +32,8 @@ class Connect(Exchange):
         self.verdict = verdict = service.connect(self, decision_id)
         if isinstance(verdict, Denial):
             self.deny(verdict)
-        elif isinstance(service, TunnelDoor):
-            self._tunnel(service, verdict)
+        elif service.on_connect is OnConnect.TUNNEL:
+            self._tunnel(cast("TunnelDoor", service), verdict)
         elif service.on_connect is OnConnect.BIND:
             self.status = 200
             self.response_started = self.response_done = True

@@ -7,9 +7,11 @@ tunnel like any other. What came along with the CONNECT is the first that goes t
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from sidecar.http.write import ESTABLISHED, error_response
+from sidecar.proxy.agent_service import AgentService, OnConnect, nowhere
+from sidecar.proxy.connect import Connect
 from sidecar.proxy.failure import STATUS, ProxyCode
 from sidecar.proxy.stream import NEVER, State
 from sidecar.proxy.tunnel import Tunnel, break_with_us
@@ -18,10 +20,32 @@ if TYPE_CHECKING:
     from enum import StrEnum
 
     from sidecar.policy.decision import Permit
+    from sidecar.policy.routes import RouteTable
     from sidecar.proxy.downstream import Downstream
+    from sidecar.proxy.exchange import Exchange
     from sidecar.proxy.failure import DialError
     from sidecar.proxy.tunnel import UpLeg
     from sidecar.proxy.tunnel_service import OutboundTunnels, TunnelService
+
+
+class TunnelDoor(AgentService):
+    """How CONNECT gets into the tunnels of a tcp entry that shares its listener."""
+
+    connecting: ClassVar[type[Exchange]] = Connect
+    on_connect: ClassVar[OnConnect] = OnConnect.TUNNEL
+
+    def __init__(self, routes: RouteTable, tunnels: OutboundTunnels) -> None:
+        hub, leads_to = tunnels.hub, tunnels.way.destination.text
+        super().__init__(hub, tunnels.name, tunnels.own, routes, nowhere(hub), leads_to=leads_to, uids=tunnels.uids)
+        self.tunnels = tunnels
+
+    def tunnel(self, down: Downstream, authority: bytes, permit: Permit) -> ConnectTunnel:
+        """Makes what the connection of a CONNECT goes on as."""
+        return ConnectTunnel(down, self.tunnels, authority, permit)
+
+    def tunnels_at(self, authority: bytes) -> OutboundTunnels | None:
+        """Returns its own, where ``authority`` names them."""
+        return self.tunnels if authority in self.routes.connects else None
 
 
 class ConnectTunnel(Tunnel):

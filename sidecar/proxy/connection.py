@@ -32,6 +32,9 @@ class Entry(Protocol):
     closed_by_drain: ClassVar[bool]
     #: Whether connections arrive over TLS.
     secure: ClassVar[bool]
+    #: Whether it is a `sidecar.proxy.front.Front`, which has an entry pick each request. Asked instead of its class, which is
+    #: loaded only where there is one.
+    several: ClassVar[bool]
     name: str
     own: Self
     policy_version: str
@@ -40,8 +43,11 @@ class Entry(Protocol):
     def uids(self) -> frozenset[int] | None:
         """Whose processes on this machine are served; None where a connection proves itself otherwise."""
 
+    def connection(self, listener: Listener[Any]) -> Connection:
+        """Makes what a connection that was accepted is: of the kind that the entry is."""
+
     def stream(self, user: Any) -> Stream:
-        """Makes the stream of a new connection; ``user`` is of the kind that the entry is."""
+        """Makes the stream of a new connection; ``user`` is of the same kind."""
 
 
 class Connection(Protocol):

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, cast
 
 from sidecar.http.errors import HttpError
 from sidecar.http.messages import TargetForm
 from sidecar.http.receiver import RequestReceiver
 from sidecar.http.write import error_response
 from sidecar.proxy import account
-from sidecar.proxy.bound import FirstBytes, is_tls
-from sidecar.proxy.connect import connecting
 from sidecar.proxy.connection import Kind
 from sidecar.proxy.exchange import Exchange
 from sidecar.proxy.failure import ProxyCode
-from sidecar.proxy.front import Front
 from sidecar.proxy.hits import limit_of
 from sidecar.proxy.registered import Registered
 from sidecar.proxy.stream import NEVER, Expiry, State, Stream
@@ -25,6 +22,7 @@ if TYPE_CHECKING:
     from sidecar.http.messages import Field, RequestHead
     from sidecar.identity.peer import Peer
     from sidecar.proxy.bound import Bound
+    from sidecar.proxy.front import Front
     from sidecar.proxy.hub import Hub
     from sidecar.proxy.listener import Listener
     from sidecar.proxy.service import Service
@@ -222,12 +220,8 @@ class Downstream(Registered):
         """Accounts for a CONNECT that was answered 200; what comes from now on is inside."""
         self.bound = bound
         self._over(exchange)
-        ahead = self._receiver.ahead
-        if not ahead:
-            self.stream.user = FirstBytes(self)
-        elif is_tls(self, ahead):
-            return
-        self._advance()
+        if not bound.begins_tls(self, self._receiver.ahead):
+            self._advance()
 
     def let_go(self) -> bytes:
         """Leaves the connection, and its place in the registry, to a WebSocket or a tunnel; returns what came too early."""
@@ -269,9 +263,9 @@ class Downstream(Registered):
         self._in_head = False
         self._mark = 0
         service = self.listener.service
-        if isinstance(service, Front):
-            service = service.pick(head, self.bound)
-        make = Exchange if head.form is not _AUTHORITY else connecting(self, service)
+        if service.several:
+            service = cast("Front", service).pick(head, self.bound)
+        make = Exchange if head.form is not _AUTHORITY or self.bound is not None else service.connecting
         self.exchange = exchange = make(self, service, head)
         self.started = exchange.started
         return exchange

@@ -16,7 +16,6 @@ from sidecar.http.websocket import may_switch
 from sidecar.http.write import chunk, last_chunk
 from sidecar.limits import UNLIMITED
 from sidecar.policy.decision import Denial, Permit
-from sidecar.proxy import upgrade
 from sidecar.proxy.again import Again
 from sidecar.proxy.facts import facts_of, trace_of
 from sidecar.proxy.failure import DialError, ProxyCode
@@ -287,7 +286,9 @@ class Exchange(Again):
 
     def on_upgrade(self, head: ResponseHead, behind: bytes) -> None:
         """The upstream agrees to the WebSocket; ``behind`` came with its answer."""
-        upgrade.switch(self, head, behind)
+        from sidecar.proxy.upgrade import switch  # noqa: PLC0415 - for those who use WebSockets
+
+        switch(self, head, behind)
 
     def on_whole_response(self, head: ResponseHead, body: bytes) -> None:
         """Passes a response on that is complete, with a body of known length or none."""

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, ClassVar
 from sidecar.http.messages import TargetForm
 from sidecar.policy.routes import Route, RouteTable
 from sidecar.proxy.agent_service import AgentService, OnConnect, nowhere
+from sidecar.proxy.connect import Connect
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from sidecar.http.messages import RequestHead
     from sidecar.proxy.bound import Bound
+    from sidecar.proxy.exchange import Exchange
     from sidecar.proxy.tunnel_service import OutboundTunnels
 
 _ABSOLUTE, _AUTHORITY = TargetForm.ABSOLUTE, TargetForm.AUTHORITY
@@ -27,6 +29,8 @@ class Front(AgentService):
     """The entries of one listener as of one configuration. ``name`` is what the log calls requests that fit none."""
 
     #: A CONNECT that fits no entry is decided by the table below, which permits nothing: 403 and not 405.
+    several: ClassVar[bool] = True
+    connecting: ClassVar[type[Exchange]] = Connect
     on_connect: ClassVar[OnConnect] = OnConnect.BIND
 
     def __init__(self, name: str, entries: Sequence[AgentService]) -> None:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from sidecar.identity.peer import Role
-from sidecar.proxy.clients import Clients, shared_uid
 from sidecar.proxy.ids import Ids
 from sidecar.proxy.rate import Rates
 from sidecar.proxy.stream import NEVER
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from sidecar.http.limits import HttpLimits
     from sidecar.identity.spiffe import SpiffeId
     from sidecar.limits import Limits
+    from sidecar.proxy.clients import Clients
     from sidecar.proxy.connection import Connection
     from sidecar.proxy.stream import Stream
     from sidecar.proxy.tls_stream import TlsStream
@@ -79,9 +79,8 @@ class Hub:
     callers: dict[SpiffeId, int] = field(default_factory=dict)
     #: What callers, and the agent at each of its entries, have left of ``request_rate``.
     rates: Rates = field(default_factory=Rates)
-    #: Says which process a client on this machine is.
-    clients: Clients = field(default_factory=lambda: Clients(shared=shared_uid()))
     draining: bool = False
+    _clients: Clients | None = None
     _timer: asyncio.TimerHandle | None = None
     #: The wall clock less the monotonic one, when it was last acted on.
     _offset: float = 0.0
@@ -110,6 +109,15 @@ class Hub:
         self._issuers = {place: workers for place, workers in self._issuers.items() if place in places}
 
     @property
+    def clients(self) -> Clients:
+        """Says which process a client on this machine is; made when the first listener is that has to know."""
+        if self._clients is None:
+            from sidecar.proxy.clients import Clients, shared_uid  # noqa: PLC0415 - for such listeners alone
+
+            self._clients = Clients(shared=shared_uid())
+        return self._clients
+
+    @property
     def handshakes(self) -> int:
         """Inbound TLS handshakes under way."""
         return len(self.handshaking)
@@ -120,7 +128,8 @@ class Hub:
 
     def stop(self) -> None:
         """Stops looking."""
-        self.clients.close()
+        if self._clients is not None:
+            self._clients.close()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from sidecar.http.xfcc import identity_block
 from sidecar.policy.decision import Permit
 from sidecar.proxy.connection import Kind
 from sidecar.proxy.context import caller_context
 from sidecar.proxy.counters import Counters
+from sidecar.proxy.downstream import Downstream
+from sidecar.proxy.exchange import Exchange
 from sidecar.proxy.service import Self, Wait, head_bytes
 from sidecar.proxy.tls_stream import TlsStream
 from sidecar.telemetry.encode import asked
@@ -18,10 +20,9 @@ from sidecar.tokens.outcome import KeysWanted
 if TYPE_CHECKING:
     from sidecar.policy.decision import Denial
     from sidecar.policy.table import PeerRules, Table
-    from sidecar.proxy.downstream import Downstream
-    from sidecar.proxy.exchange import Exchange
     from sidecar.proxy.hub import Hub
     from sidecar.proxy.inbound_tokens import Asker, TokenCheck
+    from sidecar.proxy.listener import Listener
     from sidecar.proxy.pool import Pool
     from sidecar.proxy.service import Service
     from sidecar.proxy.stream import Stream
@@ -53,6 +54,8 @@ class InboundService:
     direction: ClassVar[str] = "inbound"
     closed_by_drain: ClassVar[bool] = True
     secure: ClassVar[bool] = True
+    several: ClassVar[bool] = False
+    connecting: ClassVar[type[Exchange]] = Exchange
     uids = None
 
     def __init__(
@@ -76,6 +79,10 @@ class InboundService:
         self.tokens = tokens
         self.strip = frozenset() if tokens is None else tokens.strip
         self.counters = Counters(hub.metrics, self.direction, name)
+
+    def connection(self, listener: Listener[Any]) -> Downstream:
+        """Makes one that carries requests."""
+        return Downstream(listener)
 
     def stream(self, user: Downstream) -> Stream:
         """Makes a TLS stream, server side, for whichever service its listener has when the handshake begins."""

@@ -8,18 +8,16 @@ from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 from sidecar.proxy import account
 from sidecar.proxy.accept import Acceptor
 from sidecar.proxy.binding import Binding
-from sidecar.proxy.connection import Connection, Entry, Kind
-from sidecar.proxy.downstream import Downstream
+from sidecar.proxy.connection import Connection, Entry
 from sidecar.proxy.failure import BindCode, BindError, ProxyCode, StrangerError
 from sidecar.proxy.stream import format_address
-from sidecar.proxy.tunnel import Tunnel
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable
 
     from sidecar.errors import SidecarError
     from sidecar.identity.spiffe import SpiffeId
+    from sidecar.proxy.downstream import Downstream
     from sidecar.proxy.hub import Hub
     from sidecar.proxy.stream import Stream
 
@@ -27,9 +25,6 @@ S = TypeVar("S", bound=Entry)
 
 #: Connections that the kernel may complete before we accept them.
 BACKLOG = 1024
-
-#: What becomes of a connection, by the kind of its entry.
-_KINDS: dict[Kind, Callable[[Any], Connection]] = {Kind.HTTP: Downstream, Kind.TCP: Tunnel}
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -226,7 +221,7 @@ class Listener(Generic[S]):
         return stream
 
     def _accept(self) -> Stream:
-        return _KINDS[self.service.kind](self).stream
+        return self.service.connection(self).stream
 
     def _leave(self, caller: SpiffeId) -> None:
         callers = self.hub.callers

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from sidecar.http.fields import fold
 from sidecar.policy.decision import Permit
 from sidecar.proxy.agent_service import AgentService, OnConnect
+from sidecar.proxy.connect import Connect
 from sidecar.proxy.service import Self, Wait, head_bytes
 from sidecar.proxy.stream import NEVER
 from sidecar.proxy.tls_stream import TlsStream
@@ -87,6 +88,7 @@ class TlsDestination:
 class OutboundService(AgentService):
     """One outbound entry as of one configuration, where it carries requests."""
 
+    connecting: ClassVar[type[Exchange]] = Connect
     on_connect: ClassVar[OnConnect] = OnConnect.BIND
 
     def __init__(

@@ -11,8 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sidecar.policy.decision import Denial, Permit, Reason
-from sidecar.proxy.agent_service import TunnelDoor
-from sidecar.proxy.connect_tunnel import ConnectTunnel
+from sidecar.proxy.connect_tunnel import ConnectTunnel, TunnelDoor
 from sidecar.proxy.failure import ProxyCode
 from sidecar.proxy.pool import PlainDestination
 from sidecar.proxy.stream import NEVER

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from sidecar.proxy import account
 from sidecar.proxy.failure import HandshakeOutdatedError, ProxyCode
-from sidecar.proxy.front import Front
 from sidecar.proxy.lifetime import Age, Lifetime
 from sidecar.proxy.stream import NEVER, State
 from sidecar.telemetry.record import Event
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from sidecar.proxy.bound import Bound
     from sidecar.proxy.connection import Kind
     from sidecar.proxy.exchange import Exchange
+    from sidecar.proxy.front import Front
     from sidecar.proxy.hub import Hub
     from sidecar.proxy.listener import Listener
     from sidecar.proxy.service import Service
@@ -53,7 +53,7 @@ class Registered(ABC):
     def service_for(self, head: RequestHead | None) -> Service:
         """Returns the service in force that a request is for; on a connection that is bound all are for the same."""
         service = self.listener.service
-        return service.pick(head, self.bound) if isinstance(service, Front) else service
+        return cast("Front", service).pick(head, self.bound) if service.several else service
 
     def note_long_lived(self, now: float) -> None:
         """Writes the ``open`` line of an exchange that lives for long, or ends one that has lived for too long."""

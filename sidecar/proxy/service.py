@@ -7,7 +7,7 @@ requests and sends them to one proven peer. Which of them it is, is data to ever
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, Protocol
 
 from sidecar.http.fields import forward_request
 from sidecar.http.websocket import UPGRADE
@@ -42,6 +42,8 @@ class Self:
 class Service(Entry, Protocol):
     """The face of both services that carry requests."""
 
+    #: What a CONNECT is handled by, one inside another aside: an ordinary request where none is served (405).
+    connecting: ClassVar[type[Exchange]]
     pool: Pool
     counters: Counters
     #: Folded names of fields that it sets, or may set: the sender's own never go on, in the head or behind the body.

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from sidecar.proxy.agent_service import OnConnect
+from sidecar.proxy.exchange import Exchange
 from sidecar.proxy.outbound import OutboundService
 from sidecar.proxy.stream import NEVER
 from sidecar.proxy.tls_stream import TlsStream
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from sidecar.identity.peer import Peer
     from sidecar.policy.decision import Denial, Permit
     from sidecar.policy.routes import RouteTable
-    from sidecar.proxy.exchange import Exchange
     from sidecar.proxy.hub import Hub
     from sidecar.proxy.lane import Lanes
     from sidecar.proxy.pool import Destination
@@ -81,6 +81,7 @@ class SiteDestination:
 class SiteService(OutboundService):
     """The requests of an agent to one service. ``host`` is there: it is the service's own name."""
 
+    connecting: ClassVar[type[Exchange]] = Exchange
     on_connect: ClassVar[OnConnect] = OnConnect.REFUSE
 
     def __init__(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from sidecar.errors import SidecarError
 from sidecar.policy.decision import Denial, Permit
@@ -13,6 +13,7 @@ from sidecar.proxy.context import agent_context, caller_context
 from sidecar.proxy.failure import ProxyCode
 from sidecar.proxy.stream import Stream
 from sidecar.proxy.tls_stream import TlsStream
+from sidecar.proxy.tunnel import Tunnel
 from sidecar.proxy.tunnel_account import TunnelCounters
 from sidecar.telemetry.record import Context
 from sidecar.tls.engine import TlsEngine
@@ -26,9 +27,10 @@ if TYPE_CHECKING:
     from sidecar.policy.table import Table
     from sidecar.proxy.dialler import Dialler
     from sidecar.proxy.hub import Hub
+    from sidecar.proxy.listener import Listener
     from sidecar.proxy.pool import Destination
     from sidecar.proxy.service import Self
-    from sidecar.proxy.tunnel import DownLeg, Tunnel
+    from sidecar.proxy.tunnel import DownLeg
     from sidecar.tls.contexts import Expectation, TlsContext
 
 
@@ -76,6 +78,7 @@ class InboundTunnels:
     direction: ClassVar[str] = "inbound"
     closed_by_drain: ClassVar[bool] = True
     secure: ClassVar[bool] = True
+    several: ClassVar[bool] = False
     uids = None
 
     def __init__(self, hub: Hub, name: str, own: Self, tls: TlsContext, table: Table, way: Way) -> None:
@@ -87,6 +90,10 @@ class InboundTunnels:
         self.policy_version = table.version
         self.way = way
         self.counters = TunnelCounters(hub.metrics, self.direction, name)
+
+    def connection(self, listener: Listener[Any]) -> Tunnel:
+        """Makes a tunnel."""
+        return Tunnel(listener)
 
     def stream(self, user: DownLeg) -> Stream:
         """Makes a TLS stream, server side, for whichever service its listener has when the handshake begins."""
@@ -131,6 +138,7 @@ class OutboundTunnels:
     direction: ClassVar[str] = "outbound"
     closed_by_drain: ClassVar[bool] = False
     secure: ClassVar[bool] = False
+    several: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -159,6 +167,10 @@ class OutboundTunnels:
         self.connects = connects
         self.counters = TunnelCounters(hub.metrics, self.direction, name)
         self._unreached = Context.of(dst_addr=way.destination.text)
+
+    def connection(self, listener: Listener[Any]) -> Tunnel:
+        """Makes a tunnel."""
+        return Tunnel(listener)
 
     def stream(self, user: DownLeg) -> Stream:
         """Makes a plaintext stream."""

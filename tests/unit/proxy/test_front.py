@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from sidecar.http.messages import TargetForm
 from sidecar.policy.decision import Permit
 from sidecar.policy.routes import NO_PAGE, Route, RouteTable
-from sidecar.proxy.agent_service import AgentService, OnConnect, TunnelDoor, nowhere
+from sidecar.proxy.agent_service import AgentService, OnConnect, nowhere
 from sidecar.proxy.bound import Bound
+from sidecar.proxy.connect_tunnel import TunnelDoor
 from sidecar.proxy.front import Front
 from sidecar.telemetry.metrics import Metrics
 

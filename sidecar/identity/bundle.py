@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.verification import Store
 
-from sidecar.identity import bundle_json, bundle_pem
+from sidecar.identity import bundle_pem
 from sidecar.identity.bundle_fault import BundleCode, BundleError, Listed, check_authority
 from sidecar.identity.spiffe import TrustDomain
 
@@ -54,7 +54,7 @@ class TrustBundle:
         begin = data.lstrip()[:1]
         if not begin:
             raise BundleError(BundleCode.EMPTY, f"the bundle of {trust_domain} is empty")
-        listed, sequence = bundle_json.read(data) if begin == b"{" else (bundle_pem.read(data), None)
+        listed, sequence = _read_json(data) if begin == b"{" else (bundle_pem.read(data), None)
         for each in listed:  # here, where the place in the file is known
             check_authority(each, trust_domain)
         bundle = cls(trust_domain, tuple(dict.fromkeys(each.certificate for each in listed)), sequence)
@@ -70,6 +70,12 @@ class TrustBundle:
     def der(self) -> list[bytes]:
         """The authorities in DER, in the bundle's order."""
         return [certificate.public_bytes(Encoding.DER) for certificate in self.authorities]
+
+
+def _read_json(data: bytes) -> tuple[list[Listed], int | None]:
+    from sidecar.identity.bundle_json import read  # noqa: PLC0415 - for bundles in that form alone
+
+    return read(data)
 
 
 Bundles: TypeAlias = Mapping[TrustDomain, TrustBundle]

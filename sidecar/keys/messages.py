@@ -18,8 +18,8 @@ What is signed as one kind can be used as no other, and as nothing else:
 
 from __future__ import annotations
 
-import os
 import re
+import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -92,4 +92,4 @@ class Recognisers:
 
 def self_test_message() -> bytes:
     """Makes a message that nobody else would ask for, and that means nothing to anybody."""
-    return _SELF_TEST + os.urandom(_SELF_TEST_BYTES)
+    return _SELF_TEST + secrets.token_bytes(_SELF_TEST_BYTES)

@@ -286,8 +286,11 @@ class Exchange(Again):
 
     def on_upgrade(self, head: ResponseHead, behind: bytes) -> None:
         """The upstream agrees to the WebSocket; ``behind`` came with its answer."""
-        from sidecar.proxy.upgrade import switch  # noqa: PLC0415 - for those who use WebSockets
-
+        try:
+            from sidecar.proxy.upgrade import switch  # noqa: PLC0415 - for those who use WebSockets
+        except OSError as error:  # such as no descriptor to read it with
+            self.fail(ProxyCode.OUT_OF_RESOURCES, text=f"no WebSocket can be begun: {error.strerror}")
+            return
         switch(self, head, behind)
 
     def on_whole_response(self, head: ResponseHead, body: bytes) -> None:

@@ -76,3 +76,25 @@ def test_nothing_heavy_is_loaded_beside_an_agent(site: Site, backend: Backend) -
     tools.environ = folder
     tools.start()
     assert ask(site.caller(tools.port()), "GET", "/x").status == 200
+
+
+#: What costs memory and few configurations use, by what a process must not have loaded at rest.
+RARE = {
+    "shutil", "platform", "difflib", "tempfile", "jwt", "sidecar.app.public", "sidecar.app.token_sources",
+    "sidecar.app.tunnels", "sidecar.identity.bundle_json", "sidecar.proxy.connect_tunnel", "sidecar.proxy.front",
+    "sidecar.proxy.proxy_protocol", "sidecar.proxy.splice", "sidecar.proxy.tunnel", "sidecar.proxy.upgrade",
+}  # fmt: skip
+OUTBOUND = {"sidecar.app.outbound", "sidecar.proxy.agent_service", "sidecar.proxy.clients", "sidecar.proxy.connect"}
+
+
+@pytest.mark.parametrize(("entry", "rare"), [("inbound", RARE | OUTBOUND), ("outbound", RARE)])
+def test_what_few_use_is_not_loaded_where_nobody_does(site: Site, backend: Backend, entry: str, rare: set[str]) -> None:
+    tools = site.tools(backend)
+    sidecar = tools if entry == "inbound" else site.planner(tools)
+    sidecar.environ = {"PYTHONPROFILEIMPORTTIME": "1"}
+    sidecar.start()
+    loaded = {
+        line.rpartition("|")[2].strip() for line in sidecar.stderr.splitlines() if line.startswith("import time:")
+    }
+    assert {f"sidecar.proxy.{entry}", "sidecar.proxy.downstream"} <= loaded
+    assert not loaded & rare

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import json
+import os
 import socket
 import struct
+import sys
+from importlib.abc import MetaPathFinder
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -83,6 +88,32 @@ async def test_a_websocket_is_carried_end_to_end_and_logged_at_its_end(tmp_path:
         await w.eventually(lambda: not w.hub.connections and w.upstream.open == 0)
         assert w.upstream.connections == 1
         assert w.counted("requests_total", "inbound", "tools", "allow", "1xx") == 1
+
+
+class Exhausted(MetaPathFinder):
+    """Has no descriptor to read a module with."""
+
+    def find_spec(self, fullname: str, *_: object) -> None:
+        if fullname == WebSocket.__module__:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+
+@pytest.mark.threat(51)
+async def test_threat_51_the_first_one_finds_no_descriptor_and_is_told_so_and_the_next_one_is_carried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world(tmp_path, Plan(upstream=Upstream(echo))) as w:
+        agent = await w.plain()
+        with monkeypatch.context() as patch:
+            patch.delitem(sys.modules, WebSocket.__module__)  # as in a process that has not carried any
+            patch.setattr(sys, "meta_path", [Exhausted(), *sys.meta_path])
+            agent.send(asking())
+            answer = await agent.response()
+        assert (answer.status, json.loads(answer.body)["error"]) == (503, "out_of_resources")
+        await w.logged(1, direction="inbound", error="out_of_resources", http_status=503)
+        await w.eventually(lambda: w.upstream.open == 0 and not sockets(w))
+        await w.logged(0, http_status=101)
+        await said(await opened(w), b"hello")
 
 
 async def test_a_caller_gets_one_over_tls(tmp_path: Path) -> None:

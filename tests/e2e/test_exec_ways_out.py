@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -125,7 +124,7 @@ def test_without_outbound_entries_no_proxy_is_named(site: Site, backend: Backend
     assert json.loads(execution.ask("env")) == {}
 
 
-@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="unshare needs Linux and root")
+@pytest.mark.needs("root", "unshare")
 def test_as_process_1_with_workers_and_a_unix_socket_nothing_outlives_it(site: Site, backend: Backend) -> None:
     tools = site.tools(backend).start()
     sidecar = planner(site, tools, workers=2)

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ from sidecar.config.json_schema import document, shipped
 from sidecar.config.tables import TABLES
 from tests.support.configuration import VALID, Workspace, edit
 from tests.support.generated import ANEW, REFERENCE, SCHEMA, schema
+from tests.support.oauth_server import NODE
 from tests.support.schema import complaints
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def test_what_a_schema_can_see_is_found(workspace: Workspace, case: str) -> None
     assert workspace.faults(BAD[case])
 
 
-@pytest.mark.skipif(shutil.which("node") is None, reason="needs node")
+@pytest.mark.needs("oauth-server")
 def test_patterns_mean_the_same_in_javascript() -> None:
     """Editors read them by ECMA-262, JSON Schema asks for its unicode mode: what matches there matches here."""
     patterns = sorted({node["pattern"] for node in nodes(document()) if isinstance(node.get("pattern"), str)})
@@ -159,7 +159,7 @@ def test_patterns_mean_the_same_in_javascript() -> None:
         console.log(JSON.stringify(patterns.map(x => words.map(y => new RegExp(x, "u").test(y)))));
     """
     done = subprocess.run(
-        ["node", "-e", program], input=json.dumps([patterns, words]), capture_output=True, text=True, check=True
+        [str(NODE), "-e", program], input=json.dumps([patterns, words]), capture_output=True, text=True, check=True
     )
     ours = [[bool(re.search(pattern, word)) for word in words] for pattern in patterns]
     assert json.loads(done.stdout) == ours

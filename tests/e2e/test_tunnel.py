@@ -156,7 +156,8 @@ def test_threat_48_much_in_both_directions_past_a_slow_reader_holds_memory_const
     sock = agent(site, calling)
     talks(sock)
     before = [memory(sidecar) for sidecar in (calling, called)]
-    data = bytes(range(256)) * 4096 * 64
+    # More than the kernel can hold in the six sockets of this way, each with a receive buffer of up to 32 MiB.
+    data = bytes(range(256)) * 4096 * 256
     sender = threading.Thread(target=send_all, args=(sock, data), daemon=True)
     sender.start()
 

@@ -66,12 +66,11 @@ def _unusual(hub: Hub, exchange: Exchange, event: Event, seconds: float) -> None
     record.duration_ms = seconds * 1000
     record.decision = Decision.DENY if denied else Decision.ALLOW
     record.policy_version = service.policy_version
+    record.decision_id = exchange.decision_id
     if isinstance(verdict, Permit):
         record.decision_rule = verdict.rule
-        record.decision_id = verdict.decision_id
     elif isinstance(verdict, Denial):
         record.decision_reason = str(verdict.reason)
-        record.decision_id = verdict.decision_id
     else:
         record.decision_reason = None if exchange.error is None else str(exchange.error)
     record.session_id = exchange.facts.session

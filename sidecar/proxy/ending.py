@@ -47,6 +47,7 @@ class Ending(ABC):
         "_kept",
         "_pending",
         "_task",
+        "_unasked",
         "bytes_received",
         "bytes_sent",
         "down",
@@ -78,6 +79,8 @@ class Ending(ABC):
     response_done: bool
     _continued: bool
     _task: asyncio.Task[None] | None
+    #: Names the end of what was never decided; made where it is needed.
+    _unasked: str
     _pending: list[bytes]
     _kept: bytes | bytearray | None
 
@@ -114,7 +117,8 @@ class Ending(ABC):
         self.error = ProxyCode.REQUEST_RATE
         # RFC 9110 10.2.3: whole seconds, and rounded up, or it would come too early again.
         again = b"Retry-After: %d\r\n" % math.ceil(wait)
-        self._answer(STATUS[ProxyCode.REQUEST_RATE], {"error": str(ProxyCode.REQUEST_RATE), "decision_id": ""}, again)
+        said = {"error": str(ProxyCode.REQUEST_RATE), "decision_id": self.decision_id}
+        self._answer(STATUS[ProxyCode.REQUEST_RATE], said, again)
         return True
 
     def reject_body(self, error: HttpError) -> None:
@@ -141,8 +145,12 @@ class Ending(ABC):
 
     @property
     def decision_id(self) -> str:
-        """Names the decision, in the log and in answers; empty where there was none."""
-        return "" if self.verdict is None else self.verdict.decision_id
+        """Names the decision, in the log and in answers; where there was none, what ended it instead."""
+        if self.verdict is not None:
+            return self.verdict.decision_id
+        if not hasattr(self, "_unasked"):
+            self._unasked = self.down.hub.ids.next()
+        return self._unasked
 
     def deny(self, denial: Denial) -> None:
         """Answers what policy denies.

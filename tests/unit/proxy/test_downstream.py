@@ -347,7 +347,8 @@ async def test_a_log_that_is_full_denies_when_it_is_told_to(tmp_path: Path, monk
             assert json.loads(response.body)["error"] == "log_full"
         assert len(w.upstream.heads) == 1
         assert (await caller.ask(GET)).status == 200
-        await w.logged(1, error="log_full", decision="deny", http_status=503)
+        (line,) = await w.logged(1, error="log_full", decision="deny", http_status=503)
+        assert json.loads(response.body)["decision_id"] == line["decision.id"] != ""
 
 
 async def test_a_thousand_requests_in_one_segment_leave_others_their_turn(tmp_path: Path) -> None:

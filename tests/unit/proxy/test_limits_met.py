@@ -203,6 +203,7 @@ async def test_request_rate(tmp_path: Path, side: str) -> None:
         assert len(w.upstream.heads) == 3
         line = await met(w, "request_rate", "limit_request_rate", http_status=429, direction=side)
         assert (line["decision"], line["decision.reason"]) == ("deny", "limit_request_rate")
+        assert json.loads(answer.body)["decision_id"] == line["decision.id"] != ""
         shifted.monotonic += 1
         assert (await client.ask(GET)).status == 200
 

@@ -154,8 +154,10 @@ async def test_the_time_of_the_whole_handshake_holds_too(tmp_path: Path, signers
 async def test_a_full_queue_refuses_whoever_has_cost_nothing_yet(tmp_path: Path, signers: list[HeldSigner]) -> None:
     async with world(tmp_path, Plan().with_limits(handshake_queue=2)) as w:
         signer = hold(w, signers)
-        kept = [await w.dial(w.planner) for _ in range(STEP_THREADS)]
-        await w.eventually(lambda: signer.waiting == STEP_THREADS)
+        kept = []
+        for busy in range(1, STEP_THREADS + 1):  # one by one: what no thread has taken yet is in the queue too
+            kept.append(await w.dial(w.planner))
+            await w.eventually(lambda busy=busy: signer.waiting == busy)
         kept += [await w.dial(w.planner) for _ in range(2)]
         await w.eventually(lambda: w.hub.steps[Role.SERVER].waiting == 2)
         refused = await w.dial(w.planner)

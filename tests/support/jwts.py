@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import enum
 import hashlib
 import json
 from dataclasses import dataclass, field
@@ -37,8 +38,14 @@ if TYPE_CHECKING:
 
 Private: TypeAlias = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey | ed448.Ed448PrivateKey
 
-#: In the place of a header parameter or a claim: it is left out.
-DROP: Final = object()
+
+class Absent(enum.Enum):
+    """In the place of a header parameter or a claim: it is left out."""
+
+    DROP = "left out"
+
+
+DROP: Final = Absent.DROP
 
 ISSUER: Final = Issuer("corp", "https://issuer.example", "https://issuer.example/jwks", ("ES256",))
 AUDIENCE: Final = "https://tools.internal"

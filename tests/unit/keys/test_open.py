@@ -47,7 +47,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         (TpmKey(file=Path("/k")), (PEM, b"PIN")),
         (Pkcs11Key(Path("/m.so"), object="x"), (b"PIN",)),
     ],
-    ids=str,
+    ids=["tpm handle", "tpm file", "pkcs11"],
 )
 def test_a_device(calls: list[Any], spec: KeySpec, arguments: tuple[Any, ...]) -> None:
     signer = open_signer(spec, Secrets(pem=arguments[0] if len(arguments) > 1 else None, pin=b"PIN"), limit=7.0)

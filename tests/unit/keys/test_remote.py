@@ -197,7 +197,9 @@ def test_a_public_key_that_is_none_of_ours(fake: Fake, key: bytes) -> None:
     assert refused(lambda: client(fake.path)).code is SignCode.FAILED
 
 
-@pytest.mark.parametrize("payload", [b"x", KEY.sign(b"another message", ec.ECDSA(Hash.SHA256.algorithm))])
+@pytest.mark.parametrize(
+    "payload", [b"x", KEY.sign(b"another message", ec.ECDSA(Hash.SHA256.algorithm))], ids=["text", "of another message"]
+)
 def test_a_signature_that_is_none(fake: Fake, signer: RemoteSigner, payload: bytes) -> None:
     fake.reply = lambda _: encode_reply(Done(payload))
     assert refused(lambda: signer.sign(self_test_message(), Hash.SHA256)).code is SignCode.BAD_SIGNATURE

@@ -398,7 +398,21 @@ def test_one_to_eight_certificates() -> None:
         [b"\x30\x00"],
         [bytes(2000)],
     ],
-    ids=lambda chain: f"{len(chain)} of {len(chain[0])}",
+    ids=[
+        "another leaf",
+        "another leaf first",
+        "leaf last",
+        "RSA",
+        "P-384",
+        "cut",
+        "one byte more",
+        "nothing above",
+        "text above",
+        "cut above",
+        "nothing",
+        "empty sequence",
+        "zeros",
+    ],
 )
 def test_a_chain_that_is_not_of_the_key(chain: list[bytes]) -> None:
     assert not tokens().knows(with_chain(*chain), NOW)
@@ -464,6 +478,7 @@ def test_bits_behind_the_last_byte_of_a_certificate() -> None:
         token(OTHER).claims["cnf"],
         token().claims["cnf"]["x5t#S256"],
     ],
+    ids=["nothing", "zeros", "padded", "two members", "case", "jkt", "jwk", "another certificate", "no object"],
 )
 def test_bound_to_something_else(cnf: object) -> None:
     assert not tokens().knows(changed(token(), "claims", "cnf", cnf), NOW)

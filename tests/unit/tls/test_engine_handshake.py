@@ -18,7 +18,7 @@ from sidecar.identity.refusal import Refusal, VerificationError
 from sidecar.tls.engine import ALERT_BYTES, FEED_BYTES, HANDSHAKE_BYTES, HELD_BYTES, State, TlsEngine
 from sidecar.tls.expectation import expect_peer
 from sidecar.tls.failure import TlsCode, TlsError
-from tests.support.ca import HOUR, Ca, Identity, Signer, forge
+from tests.support.ca import DAY, HOUR, Ca, Identity, Signer, forge
 from tests.support.tls import (
     BAD_CERTIFICATE,
     CA,
@@ -232,7 +232,7 @@ class TestCaller:
         ("knobs", "code", "alert"),
         [
             ({"not_after": NOW - 1}, TlsCode.CERTIFICATE_EXPIRED, CERTIFICATE_EXPIRED),
-            ({"not_before": NOW + HOUR / 2}, TlsCode.CERTIFICATE_NOT_YET_VALID, BAD_CERTIFICATE),
+            ({"not_before": NOW + DAY, "not_after": NOW + 2 * DAY}, TlsCode.CERTIFICATE_NOT_YET_VALID, BAD_CERTIFICATE),
             (
                 {"extensions": [(x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3"), b"\5\0"), True)]},
                 TlsCode.CRITICAL_EXTENSION,

@@ -217,6 +217,19 @@ def test_a_point_whose_x_looks_like_a_length() -> None:
         point(keypair("in a token P-384", curve=ec.SECP384R1).public_key()),
         AttributeTypeInvalid(),
     ],
+    ids=[
+        "nothing",
+        "first byte alone",
+        "header alone",
+        "cut",
+        "one byte more",
+        "header, then cut",
+        "long form of the length",
+        "zeros",
+        "beside the curve",
+        "P-384",
+        "not told",
+    ],
 )
 def test_what_is_no_point(value: Any) -> None:
     assert code(private(), public(EC_POINT=value)) is KeyCode.GARBAGE

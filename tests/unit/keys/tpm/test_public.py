@@ -81,6 +81,7 @@ def test_a_coordinate_without_leading_zeros() -> None:
         (area(middle="0000" + NULL + "001a000b0003" + NULL), "the scheme 0x001a"),
         (area(middle="0000" + NULL + "0018000c0003" + NULL), "the hash 0x000c alone; TLS wants sha256"),
     ],
+    ids=["RSA", "HMAC", "symmetric", "unknown", "name", "P-521", "SM2", "ECDAA", "SHA-384 alone"],
 )
 def test_another_kind_of_object(raw: bytes, words: str) -> None:
     error = refused(raw)
@@ -111,6 +112,16 @@ def test_other_forms_of_the_same_key(middle: str) -> None:
         area(more=b"\0"),
         area()[:-1] + bytes([area()[-1] ^ 1]),  # beside the curve
         area(middle="ffff" + NULL + NULL + "0003" + NULL),
+    ],
+    ids=[
+        "nothing",
+        "a byte",
+        "no length",
+        "cut",
+        "one byte more",
+        "more inside",
+        "beside the curve",
+        "policy too long",
     ],
 )
 def test_garbage(raw: bytes) -> None:

@@ -21,6 +21,7 @@ from sidecar.tls.client_hello import ClientHello, HelloError
 if TYPE_CHECKING:
     from sidecar.proxy.downstream import Downstream
     from sidecar.proxy.exchange import Exchange
+    from sidecar.proxy.splice import Leg
     from sidecar.proxy.stream import Stream
     from sidecar.proxy.tunnel import UpLeg
     from sidecar.proxy.tunnel_service import OutboundTunnels
@@ -73,6 +74,12 @@ class PassthroughTunnel(ConnectTunnel):
             self.give_up(ProxyCode.HEAD_TIMEOUT)
         else:
             super().look()
+
+    def lost(self, leg: Leg) -> None:
+        """Also ends where the service goes while the hello is awaited: there would be nobody to pass it on to."""
+        super().lost(leg)
+        if leg is self.up and self._answered and self._hello is not None and self.error is None:
+            self.give_up(ProxyCode.UPSTREAM_RESET)
 
     def _joins(self, up: UpLeg) -> None:
         self._answer_established()

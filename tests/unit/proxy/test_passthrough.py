@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from tests.support.ca import DAY
 from tests.support.clock import Shifted
 from tests.support.echo import echoing
 from tests.support.pair import LOOPBACK, Upstream, turns
+from tests.support.raw import RESET
 from tests.support.server import Running, running
 from tests.support.shared_listen import Shared, connect, until
 from tests.unit.tls.test_hello import client_hello, records
@@ -171,6 +173,21 @@ async def test_an_agent_that_ends_before_its_hello_is_whole(tmp_path: Path) -> N
         await agent.rest()
         await s.logged(event="tunnel", error="limit_head_timeout")
         assert got(s) == b""
+
+
+async def reset_at_once(_: Upstream, __: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+    writer.transport.abort()
+
+
+@pytest.mark.parametrize("begin", [b"", HELLO[:100]])
+async def test_a_service_that_is_gone_before_the_hello_ends_the_tunnel(tmp_path: Path, begin: bytes) -> None:
+    """Else the hello would go nowhere, and the agent wait for an answer until the tunnel is idle for too long."""
+    async with passing(tmp_path, Upstream(reset_at_once), head_timeout="5m") as s:
+        agent = await s.agent()
+        agent.send(connect(f"{HOST}:443") + begin)
+        await agent.rest()
+        await s.logged(event="tunnel", error="upstream_reset")
 
 
 @pytest.mark.threat(26)

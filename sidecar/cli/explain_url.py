@@ -14,7 +14,7 @@ from sidecar.http.errors import HttpError
 from sidecar.http.messages import TargetForm
 from sidecar.http.target import parse_target
 from sidecar.policy.decision import Permit, Reason
-from sidecar.policy.routes import RouteTable
+from sidecar.policy.routes import RouteTable, connects_of
 
 if TYPE_CHECKING:
     from sidecar.config.values import Config, Outbound
@@ -58,18 +58,28 @@ def asked_url(method: str, url: str) -> Asked:
 
 def way_of(config: Config, entry: Outbound, asked: Asked) -> Answer:
     """Says whether an entry takes a request for that URL, where it listens or at the listener of `sidecar exec`."""
-    hosts = entry.hosts or frozenset((entry.name.encode("ascii"),))
-    alone = len(by_listen(config.outbound)[entry.listen]) == 1
-    own = own_hosts(entry.listen) if alone else frozenset()
-    table = RouteTable(route_of(entry, hosts, own), policy_version(config))
+    there = by_listen(config.outbound)[entry.listen]
+    own = own_hosts(entry.listen) if len(there) == 1 else frozenset()
+    table = _table(config, entry, own)
+    raw = entry.protocol is Protocol.TCP and len(there) == 1
+    if raw and asked.authority in own:
+        return Answer(entry.name, "a connection", allowed=True, rule=table.rule, leads=_leads(entry))
     if asked.secure:
-        return _tunnel(entry, table, asked)
+        # A listener of its own where no CONNECT is looked for leaves that of `sidecar exec`, which serves all.
+        beside = config.outbound if raw else [other for other in config.outbound if other.name in there]
+        taken = connects_of([(other.name, _table(config, other)) for other in beside])
+        return _tunnel(entry, table, asked, taken.get(asked.connect, ""), own)
     if entry.protocol is Protocol.TCP or entry.passthrough:
-        return _denied(entry, asked, Reason.HOST_NOT_SERVED, 403, "it carries connections, and no requests")
+        return _denied(entry, asked, Reason.HOST_NOT_SERVED, 403, "it carries connections, and no requests", own)
     verdict = _request(table, asked)
     if isinstance(verdict, Permit):
         return Answer(entry.name, _words(asked), allowed=True, rule=verdict.rule, leads=_leads(entry))
-    return _denied(entry, asked, str(verdict.reason), verdict.status, _why(entry, asked, verdict))
+    return _denied(entry, asked, str(verdict.reason), verdict.status, _why(entry, asked, verdict), own)
+
+
+def _table(config: Config, entry: Outbound, own: frozenset[bytes] = frozenset()) -> RouteTable:
+    hosts = entry.hosts or frozenset((entry.name.encode("ascii"),))
+    return RouteTable(route_of(entry, hosts, own), policy_version(config))
 
 
 def _request(table: RouteTable, asked: Asked) -> Permit | Denial:
@@ -83,25 +93,31 @@ def _request(table: RouteTable, asked: Asked) -> Permit | Denial:
     return as_proxy
 
 
-def _tunnel(entry: Outbound, table: RouteTable, asked: Asked) -> Answer:
-    """An https URL: the agent asks its proxy for a tunnel (CONNECT), and does TLS inside."""
+def _tunnel(entry: Outbound, table: RouteTable, asked: Asked, taker: str, own: frozenset[bytes]) -> Answer:
+    """An https URL: the agent asks its proxy for a tunnel (CONNECT), and does TLS inside. ``taker`` is who gets that."""
     verdict = table.connect(asked.connect, decision_id="")
     if not isinstance(verdict, Permit):
-        return _denied(entry, asked, str(verdict.reason), verdict.status, _why(entry, asked, verdict))
+        return _denied(entry, asked, str(verdict.reason), verdict.status, _why(entry, asked, verdict), own)
+    if taker != entry.name:
+        says = f"{taker} names this very port" if taker else "another entry claims it too, and so it is none's"
+        return _denied(entry, asked, Reason.HOST_NOT_SERVED, 403, says, own)
     if entry.protocol is Protocol.TCP or entry.passthrough:
         return Answer(entry.name, _words(asked), allowed=True, rule=verdict.rule, leads=_leads(entry))
     url = printable(table.url_of(asked.connect))
+    says = f"the proxy does the TLS: ask for {url}"
     if entry.tls is Tls.PUBLIC:
-        return _denied(entry, asked, _REFUSED, 405, f"the proxy does the TLS: ask for {url}, or say passthrough: true")
-    return _denied(entry, asked, _AGENT_TLS, None, f"the proxy does the TLS: ask for {url}")
+        return _denied(entry, asked, _REFUSED, 405, f"{says}, or say passthrough: true", own)
+    return _denied(entry, asked, _AGENT_TLS, None, says, own)
 
 
 def _why(entry: Outbound, asked: Asked, verdict: Denial) -> str:
     return _SAYS.get(verdict.reason) or ambiguity(asked.path, strict=bool(entry.paths))
 
 
-def _denied(entry: Outbound, asked: Asked, reason: str, status: int | None, says: str) -> Answer:
-    conditions = _conditions(entry, asked)
+def _denied(
+    entry: Outbound, asked: Asked, reason: str, status: int | None, says: str, own: frozenset[bytes]
+) -> Answer:
+    conditions = _conditions(entry, asked, own)
     return Answer(
         entry.name,
         _words(asked),
@@ -114,11 +130,11 @@ def _denied(entry: Outbound, asked: Asked, reason: str, status: int | None, says
     )
 
 
-def _conditions(entry: Outbound, asked: Asked) -> list[Held]:
+def _conditions(entry: Outbound, asked: Asked, own: frozenset[bytes]) -> list[Held]:
     hosts = " ".join(sorted(map(text_of, entry.hosts))) or f"{entry.name} (at the listener of sidecar exec)"
-    where = f"{hosts}; or its listener, {printable(str(entry.listen))}"
+    where = f"{hosts}; or its listener, {printable(str(entry.listen))}" if own else hosts
     names = RouteTable(route_of(entry, entry.hosts or frozenset((entry.name.encode("ascii"),))), "")
-    known = names.connects if asked.secure else names.absolute | own_hosts(entry.listen)
+    known = names.connects if asked.secure else names.absolute | own
     named = (asked.connect if asked.secure else asked.authority) in known
     paths, methods = entry.paths, entry.methods
     return [

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from sidecar.errors import ConfigurationError
 from sidecar.policy.decision import BAD_REQUEST, NOT_ALLOWED, Denial, DenialReason, Permit, Reason
@@ -20,9 +20,11 @@ from sidecar.policy.table import ASTERISK, REFUSED_METHODS
 from sidecar.policy.tree import PathTree
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from sidecar.policy.paths import PathPattern
+
+T = TypeVar("T")
 
 #: RFC 9110 4.2.1: what a client may leave out.
 DEFAULT_PORT = b":80"
@@ -226,6 +228,25 @@ def connect_names(hosts: Iterable[bytes]) -> frozenset[bytes]:
     return frozenset(
         name for host in hosts for name in ([host] if _has_port(host) else [host + port for port in CONNECT_PORTS])
     )
+
+
+def alone(claims: Iterable[tuple[T, frozenset[bytes]]]) -> dict[bytes, T]:
+    """Returns whose each authority is, where one alone claims it; what two of them claim is neither's."""
+    found: dict[bytes, T] = {}
+    twice: set[bytes] = set()
+    for who, authorities in claims:
+        twice |= authorities & found.keys()
+        found |= dict.fromkeys(authorities, who)
+    return {authority: who for authority, who in found.items() if authority not in twice}
+
+
+def connects_of(entries: Collection[tuple[T, RouteTable]]) -> dict[bytes, T]:
+    """Returns whose each authority of CONNECT is, where these entries share a listener.
+
+    Who names a port has it, also where another one's name without a port would take it in.
+    """
+    found = alone((who, table.connects) for who, table in entries)
+    return found | alone((who, table.connects & table.absolute) for who, table in entries)
 
 
 def _has_port(host: bytes) -> bool:

@@ -10,12 +10,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from sidecar.http.messages import TargetForm
-from sidecar.policy.routes import Route, RouteTable
+from sidecar.policy.routes import Route, RouteTable, alone, connects_of
 from sidecar.proxy.agent_service import AgentService, OnConnect, nowhere
 from sidecar.proxy.connect import Connect
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from sidecar.http.messages import RequestHead
     from sidecar.proxy.bound import Bound
@@ -40,10 +40,8 @@ class Front(AgentService):
         super().__init__(first.hub, name, first.own, table, nowhere(first.hub), uids=first.uids)
         self._by_name = {entry.name: entry for entry in entries}
         takers = [entry for entry in entries if entry.on_connect is not OnConnect.TUNNEL]
-        self._absolute = _table((entry, entry.routes.absolute) for entry in takers)
-        # Who names a port has it, also where another one's name without a port would take it in.
-        self._connect = _table((entry, entry.routes.connects) for entry in entries)
-        self._connect |= _table((entry, entry.routes.connects & entry.routes.absolute) for entry in entries)
+        self._absolute = alone((entry, entry.routes.absolute) for entry in takers)
+        self._connect = connects_of([(entry, entry.routes) for entry in entries])
 
     def pick(self, head: RequestHead | None, bound: Bound | None) -> AgentService:
         """Returns the service of a request: an entry's, or this one, which denies."""
@@ -64,13 +62,3 @@ class Front(AgentService):
         """Asks the entry that has the authority."""
         entry = self._connect.get(authority)
         return None if entry is None else entry.tunnels_at(authority)
-
-
-def _table(claims: Iterable[tuple[AgentService, frozenset[bytes]]]) -> dict[bytes, AgentService]:
-    """Returns whose each authority is, where one entry alone claims it."""
-    found: dict[bytes, AgentService] = {}
-    twice: set[bytes] = set()
-    for entry, authorities in claims:
-        twice |= authorities & found.keys()
-        found |= dict.fromkeys(authorities, entry)
-    return {authority: entry for authority, entry in found.items() if authority not in twice}

@@ -42,6 +42,29 @@ outbound:
     connect: saas.example.com:443
     tls: public
     passthrough: true
+  - name: db
+    listen: 127.0.0.1:14006
+    hosts: [db.internal]
+    protocol: tcp
+    connect: tools.example.org:8443
+    {PEER}
+  - name: console
+    listen: 127.0.0.1:14006
+    hosts: ["db.internal:443"]
+    connect: tools.example.org:8443
+    {PEER}
+  - name: one
+    listen: 127.0.0.1:14007
+    hosts: [both.internal]
+    protocol: tcp
+    connect: tools.example.org:8443
+    {PEER}
+  - name: two
+    listen: 127.0.0.1:14008
+    hosts: [both.internal]
+    protocol: tcp
+    connect: tools.example.org:8443
+    {PEER}
 """
 
 
@@ -84,6 +107,16 @@ def verdicts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
         ("https://api.example.com/v1", "llm", "method_refused"),
         ("http://saas/", "saas", "host_not_served"),
         ("http://169.254.169.254/latest", "tools", "host_not_served"),
+        ("http://127.0.0.1:14003/", "raw", "allow"),
+        ("https://127.0.0.1:14003/", "raw", "allow"),
+        ("https://db.internal:80/", "db", "allow"),
+        ("https://db.internal/", "db", "host_not_served"),
+        ("https://db.internal/", "console", "agent_tls"),
+        ("http://db.internal:443/", "console", "allow"),
+        ("http://127.0.0.1:14006/", "db", "host_not_served"),
+        ("http://127.0.0.1:14006/", "console", "host_not_served"),
+        ("https://both.internal/", "one", "host_not_served"),
+        ("https://both.internal/", "two", "host_not_served"),
     ],
 )
 def test_each_way(verdicts: Any, url: str, entry: str, expected: str) -> None:
@@ -120,6 +153,19 @@ def test_people_read_where_it_leads_or_what_is_missing(
     ]
     assert main([*ask, "https://tools.internal/x"]) == 1
     assert "deny, agent_tls: the proxy does the TLS: ask for http://tools.internal/" in capsys.readouterr().out
+
+
+def test_people_read_which_entry_of_a_shared_listener_has_the_name(
+    verdicts: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["explain", "planner.yaml", "--entry", "db", "--url", "https://db.internal/"]) == 1
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "  db: CONNECT db.internal:443: deny (403), host_not_served: console names this very port",
+        "    nearest: outbound.db",
+        "      host    db.internal: holds",
+    ]
+    assert main(["explain", "planner.yaml", "--entry", "console", "--url", "http://127.0.0.1:14006/"]) == 1
+    assert "      host    db.internal:443: missing, it is 127.0.0.1:14006" in capsys.readouterr().out.splitlines()
 
 
 @pytest.mark.parametrize(

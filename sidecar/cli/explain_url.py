@@ -114,9 +114,7 @@ def _why(entry: Outbound, asked: Asked, verdict: Denial) -> str:
     return _SAYS.get(verdict.reason) or ambiguity(asked.path, strict=bool(entry.paths))
 
 
-def _denied(
-    entry: Outbound, asked: Asked, reason: str, status: int | None, says: str, own: frozenset[bytes]
-) -> Answer:
+def _denied(entry: Outbound, asked: Asked, reason: str, status: int | None, says: str, own: frozenset[bytes]) -> Answer:
     conditions = _conditions(entry, asked, own)
     return Answer(
         entry.name,

@@ -157,13 +157,12 @@ def _check_names(ledger: Ledger) -> None:
     names += [("another rule", name, spot) for name, spot in ledger.rule_names]
     names += [("another source", name, spot) for name, spot in ledger.source_names]
     names += [("another issuer", name, spot) for name, spot in ledger.issuer_names]
-    first: dict[tuple[str, str], int] = {}
+    first: dict[tuple[str, str], Spot] = {}
     for what, name, spot in names:
-        line = first.setdefault((what, name), spot.line)
-        if line != spot.line:
-            spot.refuse(
-                Refused(ConfigCode.DUPLICATE_NAME, f"{what} has this name, on line {line}", hint="choose another name")
-            )
+        other = first.setdefault((what, name), spot)
+        if other is not spot:  # the line may be the same: a file in JSON has one
+            text = f"{what} has this name, on line {other.line}"
+            spot.refuse(Refused(ConfigCode.DUPLICATE_NAME, text, hint="choose another name"))
 
 
 def _check_listens(ledger: Ledger) -> None:

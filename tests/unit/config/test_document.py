@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from sidecar.config.document import parse
 from sidecar.config.faults import ConfigCode, Fault, Faults
@@ -89,6 +91,14 @@ def test_names_are_unique_per_direction(entry: str, edits: list[tuple[str, str]]
     line = line_of(VALID, entry.split("\n", maxsplit=1)[0])
     assert (found.code, found.key) == (ConfigCode.DUPLICATE_NAME, key)
     assert found.message == message.format(line=line)
+
+
+def test_names_are_unique_in_a_file_of_one_line_too() -> None:
+    """JSON that a program wrote: two entries of one name would be one, and the agent reach the wrong peer."""
+    config = yaml.safe_load(VALID) | {"tokens": [{"name": "t", "kind": "file", "path": "token"}]}
+    config |= {key: config[key] * 2 for key in ("inbound", "outbound", "tokens")}
+    found = {each.key for each in faults(json.dumps(config)) if each.code is ConfigCode.DUPLICATE_NAME}
+    assert found == {"inbound[1].name", "outbound[1].name", "tokens[1].name"}
 
 
 def test_the_same_name_in_both_directions_is_fine() -> None:

@@ -176,6 +176,8 @@ class Ending(ABC):
         close = not down.keep_alive
         self.bytes_sent = 0 if self.head.method == b"HEAD" else len(content)
         extra = ALLOW if status == 405 else fields
+        if not (close or self.head.minor):  # RFC 9112 9.3: else an HTTP/1.0 client waits for the end of the connection
+            extra += b"Connection: keep-alive\r\n"
         head_only = self.head.method == b"HEAD"
         down.stream.send(error_response(status, content, close=close, head_only=head_only, extra=extra))
         if close or self.request_done:

@@ -279,7 +279,7 @@ class Stream(asyncio.Protocol):
         """Says how the kernel ends the connection when we, or the process, let go of it: by a reset, or in order."""
         if self._transport is not None and self.state is not _CLOSED:
             sock = self._transport.get_extra_info("socket")
-            if sock is None:
+            if sock is None or sock.fileno() < 0:
                 return  # the loop has let go of it already
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET if yes else _ORDERLY)
 

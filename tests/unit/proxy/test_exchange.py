@@ -160,6 +160,14 @@ async def test_http_1_0_with_keep_alive_is_told_so(tmp_path: Path) -> None:
         assert b"HTTP/1.1\r\n" in w.upstream.heads[0]
 
 
+async def test_so_is_one_that_we_answer_ourselves(tmp_path: Path) -> None:
+    async with world(tmp_path) as w:
+        agent = await w.plain()
+        for _ in range(2):
+            response = await agent.ask(b"GET /x HTTP/1.0\r\nHost: elsewhere\r\nConnection: keep-alive\r\n\r\n")
+            assert (response.status, response.field(b"connection")) == (403, b"keep-alive")
+
+
 async def test_a_chunked_answer_to_http_1_0_ends_with_its_connection(tmp_path: Path) -> None:
     answer = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
     async with world(tmp_path, answering(answer)) as w:

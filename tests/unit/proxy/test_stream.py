@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from sidecar.clock import Clock
 from sidecar.proxy.stream import LINGER_BYTES, NEVER, Expiry, State, Stream, format_address
+from sidecar.tasks import spawn
 from tests.support.clock import Shifted
 from tests.support.pair import LOOPBACK, Plan, World, world
 from tests.support.wire import Plain
@@ -123,6 +125,29 @@ async def test_a_stream_that_was_given_up_before_it_was_connected_never_opens(tm
         await w.hub.loop.create_connection(lambda: stream, LOOPBACK, w.upstream.port)
         await w.eventually(lambda: user.told == ["lost"])
         assert stream not in w.hub.streams
+
+
+async def test_one_whose_dial_was_cancelled_as_the_connection_came_leaves_the_books(tmp_path: Path) -> None:
+    """The loop has closed the socket already, and uvloop never says that the connection is lost."""
+    async with world(tmp_path) as w:
+        user = User()
+        stream = Stream(user, w.hub)
+
+        async def dial() -> None:
+            await w.hub.loop.create_connection(lambda: stream, LOOPBACK, w.upstream.port)
+
+        def cancel() -> None:
+            assert stream.fileno >= 0  # looked at, as whoever polls it does
+            dialling.cancel()
+
+        dialling = spawn(dial(), name="dial")
+        user.connected = cancel  # type: ignore[method-assign]
+        with pytest.raises(asyncio.CancelledError):
+            await dialling
+        stream.disown()
+        await w.eventually(lambda: "lost" in user.told)
+        assert stream not in w.hub.streams
+        assert user.told.count("lost") == 1
 
 
 async def test_closing_while_opening_is_an_abort(tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import http.client
 import json
 import os
-import random
 import shutil
 import signal
 import socket
@@ -35,6 +34,7 @@ from sidecar.clock import Clock
 from tests.support.backend import LOOPBACK, Backend
 from tests.support.ca import DAY, Ca, Identity
 from tests.support.eventually import eventually
+from tests.support.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -43,8 +43,6 @@ PLANNER = "spiffe://example.org/agent/planner/1"
 TOOLS = "spiffe://example.org/agent/tools/1"
 COMMAND = (sys.executable, "-m", "sidecar")
 SSLContext = ssl.SSLContext  # noqa: TID251 - foreign callers are made of one that is not ours
-_ports = random.Random(os.getpid())  # noqa: S311 - no secret
-
 
 Connection = TypeVar("Connection", bound=http.client.HTTPConnection)
 
@@ -58,15 +56,6 @@ class _Plain(yaml.SafeDumper):
 
 def now() -> float:
     return Clock().wall()
-
-
-def free_port() -> int:
-    """A port that nobody listens on, outside the range from which the kernel takes the ports of clients."""
-    while True:
-        port = _ports.randrange(12_000, 32_000)
-        with socket.socket() as sock, suppress(OSError):
-            sock.bind((LOOPBACK, port))
-            return port
 
 
 def listens(port: int, host: str = LOOPBACK) -> bool:

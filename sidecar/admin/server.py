@@ -21,13 +21,17 @@ from sidecar.http.limits import HttpLimits
 from sidecar.http.messages import Framing
 from sidecar.http.receiver import RequestReceiver
 from sidecar.http.write import error_response
+from sidecar.proxy.accept import Acceptor
 from sidecar.proxy.binding import ANYBODY, bind_unix
-from sidecar.proxy.listener import bind
+from sidecar.proxy.failure import BindError
+from sidecar.proxy.listener import bind, listen
+from sidecar.proxy.stream import format_address
 from sidecar.sockets import peer_uid
 from sidecar.tasks import spawn
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    import socket
+    from collections.abc import Callable, Iterable
 
     from sidecar.admin.answers import Routes, StatusSource
     from sidecar.clock import Clock
@@ -57,37 +61,60 @@ class AdminLimits:
     http: HttpLimits = field(default_factory=lambda: HttpLimits(head_bytes=8 * 1024, target_bytes=1024, fields=64))
 
 
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What such a server has of its process. ``failed`` counts a failure to accept by the name of its errno."""
+
+    messages: Messages
+    clock: Clock
+    failed: Callable[[str], None]
+    limits: AdminLimits = AdminLimits()
+
+
 class _Server:
     """Serves a table of answers on one socket."""
 
-    def __init__(
-        self,
-        routes: Routes,
-        uids: frozenset[int] | None,
-        messages: Messages,
-        clock: Clock,
-        limits: AdminLimits,
-    ) -> None:
+    def __init__(self, routes: Routes, uids: frozenset[int] | None, around: Surroundings) -> None:
         self.routes = routes
         self.uids = uids
-        self.messages = messages
-        self.clock = clock
-        self.limits = limits
+        self.messages = around.messages
+        self.clock = around.clock
+        self.limits = around.limits
         #: Oldest first.
         self.open: dict[_Connection, None] = {}
-        self._server: asyncio.Server | None = None
-
-    def accept(self) -> _Connection:
-        """Makes what serves the next connection."""
-        return _Connection(self)
+        self.closed = False
+        self._failed = around.failed
+        self._acceptor: Acceptor | None = None
 
     async def close(self) -> None:
         """Stops accepting; answers that were given still leave, as far as the loop runs on. May be called twice."""
-        if self._server is not None:
-            self._server.close()
-            self._server = None
+        self.closed = True
+        if self._acceptor is not None:
+            self._acceptor.close()
+            self._acceptor = None
         for connection in list(self.open):
             connection.close()
+
+    def _accept_from(self, sock: socket.socket) -> None:
+        """Begins to accept from a listening socket, which is its own from now on."""
+        self._acceptor = Acceptor(
+            asyncio.get_running_loop(),
+            sock,
+            self._take,
+            messages=self.messages,
+            failed=self._failed,
+            address=format_address(sock.getsockname()),
+        )
+        self._acceptor.start()
+
+    def _take(self, sock: socket.socket, _: object) -> _Connection | None:
+        """Makes what serves the next connection; None for somebody who is not served, before a byte is read."""
+        if self.uids is not None:
+            uid = peer_uid(sock)
+            if uid not in self.uids:
+                self.messages.warning("the admin socket refused a connection", uid=uid)
+                return None
+        return _Connection(self)
 
 
 class _UnixServer(_Server):
@@ -99,8 +126,8 @@ class _UnixServer(_Server):
         """Makes the socket and begins to accept. Raises what `_make` raises."""
         self._file = self._make()
         sock = self._file.sock
-        self._server = await asyncio.get_running_loop().create_unix_server(self.accept, sock=sock, backlog=1)
         sock.listen(self.limits.connections)
+        self._accept_from(sock)
 
     async def close(self) -> None:
         """Removes the socket's file, then stops accepting."""
@@ -119,17 +146,8 @@ class _UnixServer(_Server):
 class AdminServer(_UnixServer):
     """The administration socket: a UNIX socket that serves our own uid, root and ``uids``."""
 
-    def __init__(
-        self,
-        path: Path | str,
-        uids: Iterable[int],
-        source: StatusSource,
-        *,
-        messages: Messages,
-        clock: Clock,
-        limits: AdminLimits = AdminLimits(),
-    ) -> None:
-        super().__init__(admin_routes(source), allowed_uids(uids), messages, clock, limits)
+    def __init__(self, path: Path | str, uids: Iterable[int], source: StatusSource, around: Surroundings) -> None:
+        super().__init__(admin_routes(source), allowed_uids(uids), around)
         self._path = Path(path)
 
     def _make(self) -> SocketFile:
@@ -140,16 +158,8 @@ class AdminServer(_UnixServer):
 class HealthSocket(_UnixServer):
     """The health listener on a UNIX socket: what the one on TCP is, for whoever may walk to its folder."""
 
-    def __init__(
-        self,
-        path: Path | str,
-        source: StatusSource,
-        *,
-        messages: Messages,
-        clock: Clock,
-        limits: AdminLimits = AdminLimits(),
-    ) -> None:
-        super().__init__(health_routes(source), None, messages, clock, limits)
+    def __init__(self, path: Path | str, source: StatusSource, around: Surroundings) -> None:
+        super().__init__(health_routes(source), None, around)
         self._path = Path(path)
 
     def _make(self) -> SocketFile:
@@ -160,34 +170,26 @@ class HealthSocket(_UnixServer):
 class HealthServer(_Server):
     """The health listener: TCP, anybody, and nothing but /live, /ready and /metrics."""
 
-    def __init__(
-        self,
-        host: str,
-        port: int,
-        source: StatusSource,
-        *,
-        messages: Messages,
-        clock: Clock,
-        limits: AdminLimits = AdminLimits(),
-    ) -> None:
-        super().__init__(health_routes(source), None, messages, clock, limits)
+    def __init__(self, host: str, port: int, source: StatusSource, around: Surroundings) -> None:
+        super().__init__(health_routes(source), None, around)
         self._host = host
         self._port = port
 
     async def start(self) -> None:
         """Binds and begins to accept. Raises `BindError`."""
         sock = bind(self._host, self._port)
-        # One at a time, then as many may wait as may be open: out of descriptors, asyncio fails once for each it may take.
-        self._server = await asyncio.get_running_loop().create_server(self.accept, sock=sock, backlog=1)
-        sock.listen(self.limits.connections)
+        try:
+            listen(sock, self.limits.connections)
+        except BindError:
+            sock.close()
+            raise
+        self._host, self._port, *_ = sock.getsockname()
+        self._accept_from(sock)
 
     @property
     def address(self) -> tuple[str, int]:
-        """Where it listens: the port that was found where 0 was asked for."""
-        if self._server is None:
-            return self._host, self._port
-        name = self._server.sockets[0].getsockname()
-        return str(name[0]), int(name[1])
+        """Where it listens: once it does, with the port that was found where 0 was asked for."""
+        return self._host, self._port
 
 
 class _Connection(asyncio.Protocol):
@@ -205,16 +207,13 @@ class _Connection(asyncio.Protocol):
     # -- what the event loop calls ------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Looks at who it is before a byte is read."""
+        """Is one of those that are open, in the place of the oldest where there are too many."""
         self._transport = cast("asyncio.Transport", transport)
         self._timer = self._loop.call_at(self._deadline, self._expire)
         server = self._server
-        if server.uids is not None:
-            uid = peer_uid(transport.get_extra_info("socket"))
-            if uid not in server.uids:
-                server.messages.warning("the admin socket refused a connection", uid=uid)
-                self._transport.abort()
-                return
+        if server.closed:  # after it was accepted
+            self._transport.abort()
+            return
         if len(server.open) >= server.limits.connections:
             # Probes ask and go. Whoever has been here longest is not one, and must not keep them out.
             server.messages.warning("an admin or health connection was one too many: the oldest is closed")

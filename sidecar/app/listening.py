@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import KeysView, Mapping
 
     from sidecar.admin.answers import StatusSource
-    from sidecar.clock import Clock
+    from sidecar.admin.server import Surroundings
     from sidecar.config.values import Config
     from sidecar.telemetry.messages import Messages
 
@@ -46,10 +46,13 @@ def allow(bound: Mapping[Place, Binding], config: Config, messages: Messages) ->
             messages.error("a socket keeps its mode", address=entry.listen, error=error.strerror)
 
 
-def health_at(
-    address: Address, source: StatusSource, *, messages: Messages, clock: Clock
-) -> HealthServer | HealthSocket:
-    """Returns the health listener of an address."""
-    if isinstance(address, UnixAddress):
-        return HealthSocket(address.path, source, messages=messages, clock=clock)
-    return HealthServer(address.host, address.port, source, messages=messages, clock=clock)
+def consoles(config: Config, source: StatusSource, around: Surroundings) -> list[Console]:
+    """Makes the admin socket, and the health listener where there is one; neither is open yet."""
+    found: list[Console] = [AdminServer(config.admin.listen.path, config.admin.uids, source, around)]
+    if config.health is not None:
+        address = config.health.listen
+        if isinstance(address, UnixAddress):
+            found.append(HealthSocket(address.path, source, around))
+        else:
+            found.append(HealthServer(address.host, address.port, source, around))
+    return found

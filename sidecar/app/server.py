@@ -5,11 +5,11 @@ from __future__ import annotations
 import ssl
 from typing import TYPE_CHECKING
 
-from sidecar.admin.server import AdminServer
+from sidecar.admin.server import Surroundings
 from sidecar.app import token_status, tokens
 from sidecar.app.build import Generation, build, http_limits
 from sidecar.app.drain import drain
-from sidecar.app.listening import bind_at, health_at
+from sidecar.app.listening import bind_at, consoles
 from sidecar.app.own_key import OwnKey, close_retired
 from sidecar.app.reload import Reloader
 from sidecar.app.status import Status
@@ -83,13 +83,8 @@ class Server:
 
     def _make_consoles(self, loaded: Loaded) -> list[Console]:
         """The admin socket, and the health listener where there is one: a port opens only after all have been bound."""
-        config, status = loaded.config, Status(self)
-        consoles: list[Console] = [
-            AdminServer(config.admin.listen.path, config.admin.uids, status, messages=self.messages, clock=self.clock)
-        ]
-        if config.health is not None:
-            consoles.append(health_at(config.health.listen, status, messages=self.messages, clock=self.clock))
-        return consoles
+        around = Surroundings(self.messages, self.clock, self.metrics.accept_failed)
+        return consoles(loaded.config, Status(self), around)
 
     # -- start ----------------------------------------------------------------------------------------------------------
 

@@ -54,10 +54,10 @@ def bind(host: str, port: int) -> socket.socket:
     return sock
 
 
-def listen(sock: socket.socket) -> None:
+def listen(sock: socket.socket, backlog: int = BACKLOG) -> None:
     """Lets the kernel complete connections to a bound address. Raises BindError where another process listens there."""
     try:
-        sock.listen(BACKLOG)
+        sock.listen(backlog)
     except OSError as error:
         code = BindCode.of(error)
         text = format_address(sock.getsockname())
@@ -94,13 +94,12 @@ class Listener(Generic[S]):
             self._bound.close()
             code = BindCode.of(error)
             raise BindError(code, f"cannot listen on {self.address}: {error.strerror}", hint=code.hint) from error
-        failed = hub.metrics.accept_errors_total
         self._acceptor = Acceptor(
             hub.loop,
             self._sock,
             self._take,
             messages=hub.messages,
-            failed=lambda error: failed.labels(error).inc(),
+            failed=hub.metrics.accept_failed,
             address=self.address,
         )
         self._acceptor.start()

@@ -228,6 +228,10 @@ class Metrics:
             "build_info", "What runs, as labels.", "version", "python", "openssl", across=Across.MAX
         )
 
+    def accept_failed(self, error: str) -> None:
+        """Counts a connection that could not be accepted, by the name of its errno."""
+        self.accept_errors_total.labels(error).inc()
+
     def set_policy(self, version: str) -> None:
         """Names the policy in force."""
         self.policy_info.clear()

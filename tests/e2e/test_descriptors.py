@@ -14,6 +14,7 @@ import pytest
 
 from tests.support.backend import LOOPBACK
 from tests.support.eventually import eventually
+from tests.support.ports import free_port
 from tests.support.processes import ask
 from tests.support.resources import descriptors
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="needs prlimit(2) (Linux)")
 
 FLOOD = 60
+#: Fewer than may be open at once: for one more, the oldest would be closed.
+ADMIN_FLOOD = 40
 
 
 def leave(sidecar: Sidecar, spare: int) -> int:
@@ -86,3 +89,41 @@ def test_threat_51_a_request_that_finds_no_descriptor_for_its_upstream_is_told_s
     assert ask(kept, "GET", "/some").status == 200
     assert "Too many open files" in tools.stderr
     assert tools.await_log(error="out_of_resources")[0]["http.status"] == 503
+
+
+@pytest.mark.needs("root")
+@pytest.mark.threat(51)
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+@pytest.mark.parametrize("door", ["admin", "health"])
+def test_threat_51_the_admin_and_health_listeners_let_newcomers_wait_too(
+    site: Site, backend: Backend, loop: str, door: str
+) -> None:
+    health = f"{LOOPBACK}:{free_port()}"
+    tools = site.tools(backend, health={"listen": health}).start("--loop", loop)
+    kept = site.caller(tools.port())
+    assert ask(kept, "GET", "/before").status == 200
+    soft, hard = resource.prlimit(tools.running.pid, resource.RLIMIT_NOFILE)
+    leave(tools, 2)
+    flood = [at_door(tools, door, health) for _ in range(ADMIN_FLOOD)]
+    where = health if door == "health" else f"unix:{tools.socket}"
+    tools.await_stderr(f"cannot accept: newcomers wait, what is open goes on address={where} error=EMFILE")
+    assert ask(kept, "GET", "/meanwhile").status == 200
+
+    for sock in flood:
+        sock.close()
+    tools.await_stderr(f"accepts again address={where}")
+    resource.prlimit(tools.running.pid, resource.RLIMIT_NOFILE, (soft, hard))
+    eventually(lambda: tools.ready, "the admin socket to answer")
+    assert ask(site.at(health), "GET", "/live").status == 200
+    # A loop that spins tries thousands of times in a second.
+    assert 0 < tools.metric("accept_errors_total", error="EMFILE") < 200
+    assert tools.metric("internal_errors_total") == 0
+
+
+def at_door(tools: Sidecar, door: str, health: str) -> socket.socket:
+    if door == "health":
+        host, _, port = health.rpartition(":")
+        return socket.create_connection((host, int(port)))
+    sock = socket.socket(socket.AF_UNIX)
+    sock.connect(str(tools.socket))
+    return sock

@@ -8,8 +8,8 @@ from __future__ import annotations
 import ssl
 from typing import TYPE_CHECKING, Final
 
-from sidecar.admin.server import AdminServer
-from sidecar.app.listening import allow, bind_at, health_at, places
+from sidecar.admin.server import Surroundings
+from sidecar.app.listening import allow, bind_at, consoles, places
 from sidecar.app.watch import watch
 from sidecar.app.workers.child import Child
 from sidecar.app.workers.console import Console
@@ -35,7 +35,6 @@ from sidecar.telemetry.turns import Turns
 if TYPE_CHECKING:
     import asyncio
 
-    from sidecar.app.listening import Console as AnyConsole
     from sidecar.app.listening import Place
     from sidecar.app.workers.channel import Content
     from sidecar.clock import Clock
@@ -75,7 +74,8 @@ class Parent:
         self.keeper: Keeper | None = None
         self._loop_choice = loop_choice
         self._started = False
-        self._consoles = self._make_consoles()
+        around = Surroundings(self.messages, clock, self.metrics.accept_failed)
+        self._consoles = consoles(loaded.config, Console(self), around)
         self._watching: asyncio.Task[None] | None = None
 
     def open_log(self, config: Config) -> AccessLog:
@@ -84,14 +84,6 @@ class Parent:
         deny = config.log_full is LogFull.DENY
         later, messages = self.loop.call_later, self.messages
         return AccessLog(sink, later=later, messages=messages, deny_when_full=deny, turns=self.turns)
-
-    def _make_consoles(self) -> list[AnyConsole]:
-        config, console = self.loaded.config, Console(self)
-        admin, uids = config.admin.listen.path, config.admin.uids
-        found: list[AnyConsole] = [AdminServer(admin, uids, console, messages=self.messages, clock=self.clock)]
-        if (health := config.health) is not None:
-            found.append(health_at(health.listen, console, messages=self.messages, clock=self.clock))
-        return found
 
     # -- start ----------------------------------------------------------------------------------------------------------
 

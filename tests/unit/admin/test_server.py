@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import socket
@@ -10,10 +11,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sidecar.admin import server as module
-from sidecar.admin.server import AdminLimits, AdminServer, HealthServer
+from sidecar.admin.server import AdminLimits, AdminServer, HealthServer, Surroundings
 from sidecar.clock import Clock
 from sidecar.http.limits import HttpLimits
 from sidecar.proxy.failure import BindError
+from sidecar.proxy.listener import bind
 from tests.support.eventually import soon
 from tests.support.log import KeptMessages
 from tests.support.status import CANARY, FakeStatus
@@ -25,6 +27,30 @@ if TYPE_CHECKING:
 CLOCK = Clock(wall=lambda: 1_800_014_400.25)
 USUAL = AdminLimits()
 SMALL = AdminLimits(connections=2, timeout=5.0, linger_seconds=0.05, linger_bytes=100, http=HttpLimits(head_bytes=500))
+
+
+def around(messages: KeptMessages, limits: AdminLimits = USUAL) -> Surroundings:
+    return Surroundings(messages, CLOCK, messages.lines.append, limits)
+
+
+class Lacking:
+    """A listening socket that has no descriptor for so many tries."""
+
+    def __init__(self, real: socket.socket, tries: int) -> None:
+        self.real = real
+        self.tries = tries
+
+    def accept(self) -> tuple[socket.socket, object]:
+        if self.tries:
+            self.tries -= 1
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return self.real.accept()
+
+    def fileno(self) -> int:
+        return self.real.fileno()
+
+    def close(self) -> None:
+        self.real.close()
 
 
 class Asker:
@@ -67,7 +93,7 @@ def taken_apart(raw: bytes) -> tuple[int, dict[str, str], bytes]:
 @asynccontextmanager
 async def health(limits: AdminLimits = USUAL) -> AsyncIterator[Asker]:
     status, messages = FakeStatus(), KeptMessages()
-    server = HealthServer("127.0.0.1", 0, status, messages=messages, clock=CLOCK, limits=limits)
+    server = HealthServer("127.0.0.1", 0, status, around(messages, limits))
     await server.start()
     try:
         yield Asker(server, status, messages)
@@ -78,7 +104,7 @@ async def health(limits: AdminLimits = USUAL) -> AsyncIterator[Asker]:
 @asynccontextmanager
 async def admin(tmp_path: Path, limits: AdminLimits = USUAL) -> AsyncIterator[Asker]:
     status, messages = FakeStatus(), KeptMessages()
-    server = AdminServer(tmp_path / "a.sock", [], status, messages=messages, clock=CLOCK, limits=limits)
+    server = AdminServer(tmp_path / "a.sock", [], status, around(messages, limits))
     await server.start()
     try:
         yield Asker(server, status, messages)
@@ -177,7 +203,7 @@ async def test_threat_25_uids_that_the_configuration_names_are_served(
 ) -> None:
     monkeypatch.setattr(module, "peer_uid", lambda sock: 4321)
     status, messages = FakeStatus(), KeptMessages()
-    server = AdminServer(tmp_path / "a.sock", [4321], status, messages=messages, clock=CLOCK)
+    server = AdminServer(tmp_path / "a.sock", [4321], status, around(messages))
     await server.start()
     assert (await Asker(server, status, messages).ask("/certs"))[0] == 200
     await server.close()
@@ -466,13 +492,64 @@ async def test_the_end_removes_the_socket_and_closes_connections(tmp_path: Path)
 
 async def test_a_port_in_use_is_an_error() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        server = HealthServer("127.0.0.1", taken.getsockname()[1], FakeStatus(), messages=KeptMessages(), clock=CLOCK)
+        server = HealthServer("127.0.0.1", taken.getsockname()[1], FakeStatus(), around(KeptMessages()))
         with pytest.raises(BindError):
             await server.start()
         await server.close()
 
 
+@pytest.mark.threat(51)
+async def test_threat_51_without_descriptors_newcomers_wait(tmp_path: Path) -> None:
+    async with admin(tmp_path) as asker:
+        acceptor = asker.server._acceptor
+        assert acceptor is not None
+        acceptor._sock = Lacking(acceptor._sock, 2)  # type: ignore[assignment]
+        assert (await asker.ask("/live"))[0] == 200
+        where = f"address=unix:{tmp_path / 'a.sock'}"
+        assert asker.messages.lines == [
+            "EMFILE",
+            f'error cannot accept: newcomers wait, what is open goes on {where} error=EMFILE reason="Too many open files"',
+            "EMFILE",
+            f"info accepts again {where}",
+        ]
+
+
+async def test_one_that_comes_while_it_closes_is_not_served(tmp_path: Path) -> None:
+    async with admin(tmp_path) as asker:
+        acceptor = asker.server._acceptor
+        assert acceptor is not None
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(tmp_path / "a.sock"))
+            client.send(b"POST /drain HTTP/1.1\r\nHost: x\r\n\r\n")
+            acceptor._ready()  # accepted, and not handed over yet
+            await asker.server.close()
+            client.setblocking(False)
+            with suppress(ConnectionError):
+                assert await asyncio.get_running_loop().sock_recv(client, 100) == b""
+        assert asker.status.drains == 0
+        assert not asker.server.open
+
+
+async def test_a_port_where_another_process_begins_to_listen_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    bound: list[socket.socket] = []
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.bind(("127.0.0.1", 0))
+
+        def late(host: str, port: int) -> socket.socket:
+            bound.append(bind(host, port))
+            other.listen()
+            return bound[0]
+
+        monkeypatch.setattr(module, "bind", late)
+        server = HealthServer("127.0.0.1", other.getsockname()[1], FakeStatus(), around(KeptMessages()))
+        with pytest.raises(BindError):
+            await server.start()
+        assert bound[0].fileno() < 0
+        await server.close()
+
+
 async def test_a_server_that_was_not_started_says_where_it_will_be() -> None:
-    server = HealthServer("127.0.0.1", 14021, FakeStatus(), messages=KeptMessages(), clock=CLOCK)
+    server = HealthServer("127.0.0.1", 14021, FakeStatus(), around(KeptMessages()))
     assert server.address == ("127.0.0.1", 14021)
     await server.close()

@@ -168,3 +168,16 @@ def test_what_a_worker_cannot_do_ends_the_start(site: Site, backend: Backend) ->
     taken.config["inbound"][0]["listen"] = f"{LOOPBACK}:{backend.port}"
     assert taken.launch().exit_code() in {1, 2}
     assert children(taken.running.pid) == {}
+
+
+def test_a_worker_that_hangs_keeps_no_token_from_whoever_asks(site: Site, backend: Backend) -> None:
+    source = {"name": "mesh", "kind": "self-signed", "audience": "https://tools.internal", "helper": True}
+    planner = site.planner(1, tokens=[source], workers=WORKERS).start()
+    running = children(planner.running.pid)
+    (first,) = (pid for pid, command in running.items() if " --number 1 " in command)
+    os.kill(first, signal.SIGSTOP)
+    try:
+        assert site.command("token", str(planner.file), "mesh").stdout.count(".") == 2
+        assert first in worker_pids(planner), "it was answered before the worker was given up"
+    finally:
+        os.kill(first, signal.SIGCONT)

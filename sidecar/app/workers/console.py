@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from sidecar.admin.answers import GivenToken, Listing, NoToken
@@ -10,6 +11,7 @@ from sidecar.app.workers import sums
 from sidecar.app.workers.wire import Ask, WorkerCode
 from sidecar.config.effective import effective, policy_version
 from sidecar.errors import SidecarError
+from sidecar.tasks import spawn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -22,8 +24,9 @@ T = TypeVar("T")
 
 #: How long an answer for all waits for one worker, in seconds: then it is given without, and names it.
 SECONDS: Final = 2.0
-#: A token may have to be fetched first.
+#: A token may have to be fetched first. After a while another worker is asked too: the first one may hang.
 _TOKEN_SECONDS: Final = 29.0
+_TOKEN_PATIENCE: Final = 1.0
 
 
 class Console:
@@ -64,18 +67,31 @@ class Console:
     # -- what its workers know ----------------------------------------------------------------------------------------
 
     async def token(self, name: str) -> GivenToken | NoToken | None:
-        """Returns a fresh token of the first worker that has one."""
-        found: GivenToken | NoToken | None = NoToken(WorkerCode.NONE.value)
-        for child in self._parent.fleet.children:
-            try:
-                answer = await child.ask(Ask.TOKEN, {"name": name}, seconds=_TOKEN_SECONDS, patient=True)
-            except SidecarError:
-                continue
-            if "token" in answer:
-                return GivenToken(str(answer["token"]))
-            found = NoToken(str(answer["error"])) if "error" in answer else None
-            break
-        return found
+        """Returns what the first worker that answers has: one is asked, and the next one too where it takes long.
+
+        Not all at once: each would fetch a token of its own.
+        """
+        answers: list[Content] = []
+
+        async def ask(child: Child) -> None:
+            with suppress(SidecarError):
+                answers.append(await child.ask(Ask.TOKEN, {"name": name}, seconds=_TOKEN_SECONDS, patient=True))
+
+        asking: set[asyncio.Task[None]] = set()
+        left = list(self._parent.fleet.children)
+        try:
+            while not answers and (left or asking):
+                if left:
+                    asking.add(spawn(ask(left.pop(0)), name="worker-token"))
+                patience = _TOKEN_PATIENCE if left else None
+                _, asking = await asyncio.wait(asking, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in asking:
+                task.cancel()
+        answer = answers[0] if answers else {"error": WorkerCode.NONE.value}
+        if "token" in answer:
+            return GivenToken(str(answer["token"]))
+        return NoToken(str(answer["error"])) if "error" in answer else None
 
     async def metrics(self) -> bytes:
         """Returns the sum of all workers' metrics and our own, as Prometheus text."""

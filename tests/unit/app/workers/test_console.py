@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import asyncio
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
+from sidecar.admin.answers import GivenToken, NoToken
+from sidecar.app.workers import console as module
 from sidecar.app.workers.console import Console
 from sidecar.app.workers.wire import WorkerCode, WorkerError
+from tests.support.eventually import soon
 
 TOKEN = {"audience": "https://tools.internal", "expires": 5}
 SOURCE = {"name": "mesh", "kind": "self-signed", "tokens": [TOKEN]}
@@ -28,7 +32,7 @@ class FakeChild:
         self.ended.append(why)
 
 
-def console(*children: FakeChild) -> Console:
+def console(*children: FakeChild | FakeWorker) -> Console:
     return Console(SimpleNamespace(fleet=SimpleNamespace(children=children)))  # type: ignore[arg-type] - as much of one
 
 
@@ -60,3 +64,76 @@ async def test_one_that_answers_nonsense_is_killed_and_the_others_are_heard(chan
     assert shown["silent_workers"] == [2]
     assert len(odd.ended) == 2
     assert well.ended == []
+
+
+class FakeWorker:
+    """A worker that gives ``answer`` when it is told to, or an error in its place."""
+
+    def __init__(self, answer: dict[str, Any] | Exception) -> None:
+        self.answer = answer
+        self.may = asyncio.Event()
+        self.asked = 0
+        self.let_off = False
+
+    def at_once(self) -> Self:
+        self.may.set()
+        return self
+
+    async def ask(self, kind: object, content: object = None, *, seconds: float, patient: bool = False) -> Any:
+        assert (content, patient) == ({"name": "mesh"}, True)
+        self.asked += 1
+        try:
+            await self.may.wait()
+        except asyncio.CancelledError:
+            self.let_off = True
+            raise
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+LATE = WorkerError(WorkerCode.LATE, "late")
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_TOKEN_PATIENCE", 0.01)
+
+
+async def test_one_worker_makes_the_token_where_it_answers() -> None:
+    first, second = FakeWorker({"token": "t1"}).at_once(), FakeWorker({"token": "t2"})
+    assert await console(first, second).token("mesh") == GivenToken("t1")
+    assert second.asked == 0
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_where_one_takes_long_the_next_one_is_asked_too() -> None:
+    hung, second = FakeWorker({"token": "t1"}), FakeWorker({"token": "t2"}).at_once()
+    assert await console(hung, second).token("mesh") == GivenToken("t2")
+    await soon(lambda: hung.let_off, "the first one to be let off")
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_the_one_that_was_asked_first_may_still_be_the_first_to_answer() -> None:
+    slow, hung = FakeWorker({"error": "issuer_unavailable"}), FakeWorker({"token": "t2"})
+    asking = asyncio.gather(console(slow, hung).token("mesh"))
+    await soon(lambda: hung.asked == 1, "both to be asked")
+    slow.at_once()
+    assert await asking == [NoToken("issuer_unavailable")]
+    await soon(lambda: hung.let_off, "the other one to be let off")
+
+
+async def test_one_that_does_not_answer_is_passed_over() -> None:
+    gone, well = FakeWorker(LATE).at_once(), FakeWorker({}).at_once()
+    assert await console(gone, well).token("mesh") is None
+    none = NoToken("no_worker")
+    assert await console(FakeWorker(LATE).at_once()).token("mesh") == none
+    assert await console().token("mesh") == none
+
+
+async def test_whoever_asked_and_has_left_lets_all_of_them_off() -> None:
+    hung = FakeWorker({"token": "t1"})
+    asking = asyncio.gather(console(hung).token("mesh"))
+    await soon(lambda: hung.asked == 1, "it to be asked")
+    asking.cancel()
+    await soon(lambda: hung.let_off, "it to be let off")

@@ -20,7 +20,7 @@ from sidecar.app.workers.wire import Ask, WorkerCode, WorkerError
 from sidecar.errors import SidecarError
 from sidecar.keys.errors import SignCode
 from sidecar.keys.spec import RemoteKey
-from sidecar.tasks import spawn
+from sidecar.tasks import describe, spawn
 
 if TYPE_CHECKING:
     from sidecar.config.load import Loaded
@@ -128,14 +128,20 @@ class Keeper:
                 pause = min(2 * pause, most)
                 try:
                     await self._start()
-                except SidecarError as error:
-                    self.trouble = str(error.code)
-                    self._messages.error("no signer process could be started", why=str(error))
-                    if error.code == SignCode.AUTH:
+                except Exception as error:  # noqa: BLE001 - whatever it is this time, handshakes must not fail for ever
+                    self._not_started(error)
+                    if self.trouble == SignCode.AUTH:
                         return
                 else:
                     self.trouble = None
             self._messages.info("a signer process serves in its place", pid=self.child.pid)
+
+    def _not_started(self, error: Exception) -> None:
+        if isinstance(error, SidecarError):
+            self.trouble, why = str(error.code), str(error)
+        else:
+            self.trouble, why = SignCode.UNAVAILABLE.value, describe(error)
+        self._messages.error("no signer process could be started", why=why)
 
 
 #: How long it has to let go of the device at its end, in seconds.

@@ -10,7 +10,8 @@ from sidecar.proxy.binding import Binding
 from sidecar.proxy.listener import bind
 
 if TYPE_CHECKING:
-    from collections.abc import KeysView, Mapping
+    from collections.abc import KeysView, Mapping, Sequence
+    from typing import Self
 
     from sidecar.admin.answers import StatusSource
     from sidecar.admin.server import Surroundings
@@ -46,13 +47,30 @@ def allow(bound: Mapping[Place, Binding], config: Config, messages: Messages) ->
             messages.error("a socket keeps its mode", address=entry.listen, error=error.strerror)
 
 
-def consoles(config: Config, source: StatusSource, around: Surroundings) -> list[Console]:
-    """Makes the admin socket, and the health listener where there is one; neither is open yet."""
-    found: list[Console] = [AdminServer(config.admin.listen.path, config.admin.uids, source, around)]
-    if config.health is not None:
-        address = config.health.listen
-        if isinstance(address, UnixAddress):
-            found.append(HealthSocket(address.path, source, around))
-        else:
-            found.append(HealthServer(address.host, address.port, source, around))
-    return found
+class Consoles:
+    """The doors of operators: the admin socket, and the health listener where there is one. Open from `start` on."""
+
+    def __init__(self, doors: Sequence[Console] = ()) -> None:
+        self._doors = doors
+
+    @classmethod
+    def of(cls, config: Config, source: StatusSource, around: Surroundings) -> Self:
+        """Makes those of a configuration."""
+        doors: list[Console] = [AdminServer(config.admin.listen.path, config.admin.uids, source, around)]
+        if config.health is not None:
+            address = config.health.listen
+            if isinstance(address, UnixAddress):
+                doors.append(HealthSocket(address.path, source, around))
+            else:
+                doors.append(HealthServer(address.host, address.port, source, around))
+        return cls(doors)
+
+    async def start(self) -> None:
+        """Opens all. Raises BindError or AddressError; those that are open by then are closed by `close`."""
+        for door in self._doors:
+            await door.start()
+
+    async def close(self) -> None:
+        """Closes all; answers that were given still leave."""
+        for door in self._doors:
+            await door.close()

@@ -247,6 +247,25 @@ async def close_retired() -> None:
         await _retired.pop().close()
 
 
+class KeyWatch:
+    """Watches the key in force, one at a time, by `OwnKey.watch`."""
+
+    def __init__(self, messages: Messages, metrics: Metrics) -> None:
+        self._messages = messages
+        self._metrics = metrics
+        self._task: asyncio.Task[None] | None = None
+
+    def follow(self, key: OwnKey) -> None:
+        """Watches this one from now on, and no other."""
+        self.stop()
+        self._task = spawn(key.watch(self._messages, self._metrics), name="key-watch")
+
+    def stop(self) -> None:
+        """Watches none."""
+        if self._task is not None:
+            self._task.cancel()
+
+
 def check_not_refused(material: KeyMaterial) -> None:
     """Raises SignError where a device has refused this PIN before: `note_refused`."""
     if _digest(material) in _refused:

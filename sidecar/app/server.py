@@ -9,29 +9,26 @@ from sidecar.admin.server import Surroundings
 from sidecar.app import token_status, tokens
 from sidecar.app.build import Generation, build, http_limits
 from sidecar.app.drain import drain
-from sidecar.app.listening import bind_at, consoles
-from sidecar.app.own_key import OwnKey, close_retired
+from sidecar.app.listening import Consoles, bind_at
+from sidecar.app.own_key import KeyWatch, OwnKey, close_retired
+from sidecar.app.own_log import OwnLog
 from sidecar.app.reload import Reloader
 from sidecar.app.status import Status
-from sidecar.app.watch import watch
-from sidecar.config.values import LogFull
+from sidecar.app.stopping import Stopping
 from sidecar.proxy.failure import ProxyCode
 from sidecar.proxy.hub import Hub
 from sidecar.proxy.listener import Listener
-from sidecar.tasks import describe, exception_handler, spawn
-from sidecar.telemetry.access_log import AccessLog
+from sidecar.tasks import exception_handler
 from sidecar.telemetry.messages import Messages
 from sidecar.telemetry.metrics import Metrics
 from sidecar.telemetry.record import Event, Record
-from sidecar.telemetry.sink import Sink
 
 if TYPE_CHECKING:
     import asyncio
 
-    from sidecar.app.listening import Console, Place
+    from sidecar.app.listening import Place
     from sidecar.clock import Clock
     from sidecar.config.load import Loaded
-    from sidecar.config.values import Config
     from sidecar.proxy.binding import Binding
     from sidecar.proxy.listener import AnyListener
     from sidecar.telemetry.turns import Turns
@@ -55,36 +52,41 @@ class Server:
         self.listeners: dict[Place, AnyListener] = {}
         #: Sockets that whoever started us has bound, until they are taken.
         self.inherited: dict[Place, Binding] = {}
-        #: Lines dropped by access logs that a reload has replaced.
-        self.log_dropped = 0
+        self.log = OwnLog(loaded.config, loop=loop, messages=self.messages, turns=self.turns)
         self.hub = self._hub(loaded)
         self.generation = build(self.hub, loaded, key or OwnKey.of_file(loaded.material.key), None)
         tokens.took_over(self.generation.tokens, None)
         self.reloader = Reloader(self)
         self._consoles = self._make_consoles(loaded)
         self._watching: asyncio.Task[None] | None = None
-        self._key_watch: asyncio.Task[None] | None = None
-        self._stopping = False
+        self._key_watch = KeyWatch(self.messages, self.metrics)
+        self._stopping = Stopping(self)
         #: Resolves to the exit code when the process should end.
-        self.ended: asyncio.Future[int] = loop.create_future()
+        self.ended = self._stopping.ended
 
     def _hub(self, loaded: Loaded) -> Hub:
-        config = loaded.config
-        log = self.open_log(config)
-        self.metrics.log_dropped_total.source = lambda: self.log_dropped + self.hub.access_log.dropped
-        return Hub(self.loop, self.clock, config.limits, http_limits(config.limits), log, self.metrics, self.messages)
+        limits = loaded.config.limits
+        self.metrics.log_dropped_total.source = lambda: self.log.dropped
+        return Hub(self.loop, self.clock, limits, http_limits(limits), self.log.now, self.metrics, self.messages)
 
-    def open_log(self, config: Config) -> AccessLog:
-        """Opens the access log that a configuration asks for."""
-        sink = Sink.stdout() if config.access_log is None else Sink.file(config.access_log)
-        deny = config.log_full is LogFull.DENY
-        later, messages = self.loop.call_later, self.messages
-        return AccessLog(sink, later=later, messages=messages, deny_when_full=deny, turns=self.turns)
-
-    def _make_consoles(self, loaded: Loaded) -> list[Console]:
-        """The admin socket, and the health listener where there is one: a port opens only after all have been bound."""
+    def _make_consoles(self, loaded: Loaded) -> Consoles:
         around = Surroundings(self.messages, self.clock, self.metrics.accept_failed)
-        return consoles(loaded.config, Status(self), around)
+        return Consoles.of(loaded.config, Status(self), around)
+
+    @property
+    def loaded(self) -> Loaded:
+        """The configuration in force."""
+        return self.generation.loaded
+
+    @property
+    def policy_version(self) -> str:
+        """The policy in force."""
+        return self.generation.policy_version
+
+    @property
+    def draining(self) -> bool:
+        """Whether no more work is taken."""
+        return self.hub.draining
 
     # -- start ----------------------------------------------------------------------------------------------------------
 
@@ -99,22 +101,22 @@ class Server:
         try:
             for place in self.generation.services:
                 bound[place] = self.bind(place)
-            await self._open_consoles()
+            await self._consoles.start()
             self.listeners = await self.open(self.generation, bound)
         except BaseException:
             for binding in bound.values():
                 binding.close()
-            await self._close_consoles()
+            await self._consoles.close()
             raise
         self.hub.start()
         self.show(self.generation)
-        self._watch_key(self.generation.key)
+        self._key_watch.follow(self.generation.key)
         self._announce()
 
     def _announce(self) -> None:
         """Says that it serves, and begins to look for changed files."""
-        self._watching = spawn(watch(self.reloader.settled, self.reloader.look, self._files_changed), name="watch")
-        self.hub.access_log.write(self.event(Event.START), urgent=True)
+        self._watching = self.reloader.watch()
+        self.write(Event.START)
         own = self.generation.own
         self.messages.info("ready", identity=own.name, pin=own.pin, protection=own.protection)
         for listener in self.listeners.values():
@@ -129,30 +131,14 @@ class Server:
         """Opens the key of a new configuration, or gives ``previous`` back; as `OwnKey.open`."""
         return await OwnKey.open(loaded, previous)
 
-    async def _open_consoles(self) -> None:
-        for console in self._consoles:
-            await console.start()
-
-    async def _close_consoles(self) -> None:
-        for console in self._consoles:
-            await console.close()
-
-    def _watch_key(self, key: OwnKey) -> None:
-        if self._key_watch is not None:
-            self._key_watch.cancel()
-        self._key_watch = spawn(key.watch(self.messages, self.metrics), name="key-watch")
-
     def took_key(self, old: Generation) -> None:
         """A reload may have replaced the key: the old one is let go of once no handshake can be under way with it."""
         new = self.generation.key
         if new is old.key:
             return
-        self._watch_key(new)
+        self._key_watch.follow(new)
         began = old.loaded.config.limits  # those of the handshakes that were begun with it
         old.key.retire(max(began.handshake_timeout, began.connect_timeout))
-
-    async def _files_changed(self) -> None:
-        await self.reload("a changed file")
 
     async def open(self, generation: Generation, bound: dict[Place, Binding]) -> dict[Place, AnyListener]:
         """Opens bound addresses for their services; all of them, or none."""
@@ -184,10 +170,10 @@ class Server:
         token_status.show(self.hub, generation.tokens)
         self.metrics.set_build(ssl.OPENSSL_VERSION)
 
-    def event(self, event: Event, error: str | None = None) -> Record:
-        """Makes the log line of a change of the process."""
-        version = self.generation.policy_version
-        return Record(self.clock.wall(), event, policy_version=version, error=error)
+    def write(self, event: Event, error: str | None = None) -> None:
+        """Writes the log line of a change of the process."""
+        record = Record(self.clock.wall(), event, policy_version=self.policy_version, error=error)
+        self.log.now.write(record, urgent=True)
 
     async def reload(self, cause: str) -> bool:
         """Takes the configuration as its files are now, all or nothing; returns whether it is in force."""
@@ -197,46 +183,33 @@ class Server:
 
     def begin_drain(self) -> None:
         """Begins the drain, once; ``ended`` gets the exit code 0 when it is over."""
-        if not self._stopping:
-            self._stopping = True
-            spawn(self._drain(), name="drain", on_error=self._drain_broke)
+        self._stopping.begin()
 
     def stop(self) -> None:
         """Obeys a signal: begins the drain; called again, ends at once with exit code 1."""
-        if not self._stopping:
-            self.begin_drain()
-        elif not self.ended.done():
-            self.messages.warning("asked again: ending at once")
-            self.ended.set_result(1)
+        self._stopping.ask()
 
-    async def _drain(self) -> None:
-        timeout = self.generation.loaded.config.drain_timeout
-        self.messages.info("draining", timeout_seconds=timeout)
-        self.hub.access_log.write(self.event(Event.DRAIN), urgent=True)
-        if not await drain(self.hub, self.listeners.values(), timeout):
-            self.messages.warning("drain_timeout is over: what was still in flight is cut")
+    async def drain(self, seconds: float) -> bool:
+        """Ends inbound, then outbound, and cuts what is left after ``seconds``; says whether nothing was."""
+        return await drain(self.hub, self.listeners.values(), seconds)
+
+    async def drained(self) -> None:
+        """Gives back the tokens that can be."""
         await tokens.revoke_all(self.generation.tokens)
-        if not self.ended.done():
-            self.ended.set_result(0)
-
-    def _drain_broke(self, where: str, error: BaseException) -> None:
-        self.messages.error("unexpected: the drain failed", where=where, error=describe(error))
-        if not self.ended.done():
-            self.ended.set_result(1)
 
     async def close(self) -> None:
         """Lets go of everything; the log is written out."""
         self.hub.stop()
-        for task in (self._watching, self._key_watch):
-            if task is not None:
-                task.cancel()
+        self._key_watch.stop()
+        if self._watching is not None:
+            self._watching.cancel()
         for listener in self.listeners.values():
             listener.stop()
-        await self._close_consoles()
+        await self._consoles.close()
         await self.generation.key.close()
         await close_retired()
         self._say_farewell()
-        self.hub.access_log.close()
+        self.log.now.close()
 
     def _say_farewell(self) -> None:
-        self.hub.access_log.write(self.event(Event.STOP), urgent=True)
+        self.write(Event.STOP)

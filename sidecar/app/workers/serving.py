@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from sidecar.app.listening import Consoles
 from sidecar.app.own_key import OwnKey
 from sidecar.app.server import Server
 from sidecar.proxy.binding import Binding
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     import asyncio
     import socket
 
-    from sidecar.app.listening import Console, Place
+    from sidecar.app.listening import Place
     from sidecar.app.workers.lent import LentKey
     from sidecar.clock import Clock
     from sidecar.config.load import Loaded
@@ -58,8 +59,8 @@ class WorkerServer(Server):
         while self.handed:
             self.handed.popitem()[1].close()
 
-    def _make_consoles(self, loaded: Loaded) -> list[Console]:  # noqa: ARG002 - as in Server
-        return []
+    def _make_consoles(self, loaded: Loaded) -> Consoles:  # noqa: ARG002 - as in Server
+        return Consoles()
 
     def _announce(self) -> None:
         """Does nothing: the parent speaks for all."""

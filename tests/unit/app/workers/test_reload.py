@@ -56,6 +56,14 @@ class FakeFleet:
 
 
 class FakeLog:
+    """The same log whatever is asked for."""
+
+    def __init__(self) -> None:
+        self.now = self
+
+    def another(self, old: object, new: object) -> None:
+        return None
+
     def reopen(self) -> None:
         pass
 
@@ -73,7 +81,8 @@ class FakeParent:
         self.fleet.children = [FakeChild(self), FakeChild(self)]
         self.messages = KeptMessages()
         self.metrics = Metrics()
-        self.access_log = FakeLog()
+        self.log = FakeLog()
+        self.policy_version = "v1"
         self.sockets: dict[Any, Any] = {("inbound", each.listen): None for each in self.loaded.config.inbound}
         self.sockets |= {("outbound", each.listen): None for each in self.loaded.config.outbound}
         self.keeper = None

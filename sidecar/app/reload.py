@@ -83,9 +83,7 @@ class Reloader(Reloading):
             self.abandon(prepared)
             return False
         self._swap(prepared.generation, opened)
-        if prepared.log is None:
-            server.log.now.reopen()
-        else:
+        if prepared.log is not None:
             server.hub.access_log = prepared.log
             await server.log.replace(prepared.log)
         return True

@@ -45,6 +45,9 @@ class Reloaded(Protocol):
     def write(self, event: Event, error: str | None = None) -> None:
         """Writes the log line of a change of the process."""
 
+    def reopen_log(self) -> None:
+        """Opens the file of the access log again under its name."""
+
 
 class Reloading(ABC):
     """Reloads one process, one reload at a time. ``settled`` compares looks at the files with what was tried last."""
@@ -71,6 +74,8 @@ class Reloading(ABC):
         Returns whether the new configuration is in force.
         """
         process = self._process
+        # Whatever becomes of it: for whoever moved the file away, lines in the old one are lost.
+        process.reopen_log()
         async with self._lock:
             if process.draining:
                 process.messages.info("a reload during a drain is ignored", cause=cause)

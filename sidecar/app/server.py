@@ -175,6 +175,10 @@ class Server:
         record = Record(self.clock.wall(), event, policy_version=self.policy_version, error=error)
         self.log.now.write(record, urgent=True)
 
+    def reopen_log(self) -> None:
+        """Opens the file of the access log again under its name: it may have been moved away."""
+        self.log.now.reopen()
+
     async def reload(self, cause: str) -> bool:
         """Takes the configuration as its files are now, all or nothing; returns whether it is in force."""
         return await self.reloader.reload(cause)

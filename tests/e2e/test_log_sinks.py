@@ -15,6 +15,7 @@ import pytest
 
 from tests.support.eventually import eventually
 from tests.support.processes import ask
+from tests.support.workers import callers_of_all
 
 if TYPE_CHECKING:
     from tests.support.backend import Backend
@@ -48,6 +49,24 @@ def test_a_rotated_file_is_left_behind_whole(site: Site, backend: Backend) -> No
     assert paths == [f"/{n}" for n in range(20)]
     assert new[0]["event"] == "reload" or old[-1]["event"] == "reload"
     assert (tools.log_file.stat().st_mode & 0o777) in {0o640, 0o600}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_rotated_file_is_left_behind_whatever_becomes_of_the_reload(
+    site: Site, backend: Backend, workers: int
+) -> None:
+    """A configuration with a fault waits in the file for the next rotation, and must not cost a line then."""
+    tools = site.tools(backend, workers=workers).start()
+    callers = callers_of_all(site, tools) if workers > 1 else [site.caller(tools.port())]
+    assert {ask(caller, "GET", "/before").status for caller in callers} == {200}
+    tools.await_log(len(callers), http_path="/before")
+    moved = site.path("tools.log.1")
+    tools.log_file.rename(moved)
+    del tools.config["inbound"][0]["allow"]
+    tools.reload(result="failed")
+    assert {ask(caller, "GET", "/after").status for caller in callers} == {200}
+    tools.await_log(len(callers), http_path="/after")
+    assert b"/after" not in moved.read_bytes()
 
 
 @pytest.mark.threat(51)

@@ -82,7 +82,7 @@ class Fleet:
             found = await asyncio.gather(*starting, return_exceptions=True)
         for number, child in enumerate(found, 1):
             if not isinstance(child, BaseException):
-                self.members[number] = Member(child)
+                self._enter(number, child)
         errors = [each for each in found if isinstance(each, BaseException)]
         if errors:
             await self.end(0.0)
@@ -141,13 +141,17 @@ class Fleet:
         await asyncio.sleep(_pause(failures))
         try:
             async with self.lock:
-                child = await self._owner.recruit(number)
-                self.members[number] = Member(child)
+                self._enter(number, await self._owner.recruit(number))
         except Exception as error:  # noqa: BLE001 - whatever it is this time, the place must not stay empty for ever
             self._owner.not_replaced(error, _pause(failures + 1))
             return False
-        self._owner.replaced(child)
+        self._owner.replaced(self.members[number].child)
         return True
+
+    def _enter(self, number: int, child: Child) -> None:
+        """From now on it is one of those that are told things."""
+        self.members[number] = Member(child)
+        child.tell(Ask.REOPEN, {})  # the log may have been moved away since it opened it
 
     async def _look_after(self, member: Member) -> None:
         """Asks how it does, again and again, until it is gone."""

@@ -135,6 +135,12 @@ class Parent:
         record = Record(self.clock.wall(), event, policy_version=self.policy_version, error=error)
         self.log.now.write(record, urgent=True)
 
+    def reopen_log(self) -> None:
+        """Opens the file of the access log again under its name, in the workers too."""
+        self.log.now.reopen()
+        for child in self.fleet.children:
+            child.tell(Ask.REOPEN, {})
+
     # -- reload ---------------------------------------------------------------------------------------------------------
 
     async def reload(self, cause: str) -> bool:

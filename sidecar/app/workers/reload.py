@@ -54,9 +54,7 @@ class FleetReloader(Reloading):
                 raise
             parent.messages.info("a reload is given up for a drain", cause=cause)
             return False
-        if log is None:
-            parent.log.now.reopen()
-        else:
+        if log is not None:
             await parent.log.replace(log)
         return True
 

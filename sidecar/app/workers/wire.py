@@ -32,6 +32,8 @@ class Ask(StrEnum):
     COMMIT = "commit"
     #: Lets go of what was prepared. ``{}``.
     ABANDON = "abandon"
+    #: Opens the file of the access log again under its name. Nobody waits for the answer.
+    REOPEN = "reopen"
     #: ``ready``: why it does not serve, or null; ``metrics``: as `sums.dump`.
     STATUS = "status"
     #: ``connections``: those that are open, as `/connections` shows them.

@@ -41,6 +41,7 @@ class Worker(Answering):
             Ask.PREPARE: self._prepare,
             Ask.COMMIT: self._commit,
             Ask.ABANDON: self._abandon,
+            Ask.REOPEN: self._reopen,
             Ask.STATUS: self._status,
             Ask.CONNECTIONS: self._connections,
             Ask.TOKENS: self._tokens,
@@ -108,6 +109,10 @@ class Worker(Answering):
         if prepared is not None:
             self._serving.reloader.abandon(prepared)
             self._serving.lent = self._lent_before
+        return {}
+
+    async def _reopen(self, _: Content) -> Content:
+        self._serving.reopen_log()
         return {}
 
     async def _status(self, _: Content) -> Content:

@@ -15,6 +15,7 @@ from sidecar.clock import Clock
 from sidecar.config.load import load
 from sidecar.proxy.failure import BindCode, BindError
 from sidecar.proxy.listener import Listener
+from sidecar.telemetry.record import Event
 from tests.support.ca import Ca
 from tests.support.eventually import eventually, soon
 from tests.support.pair import LOOPBACK, Upstream, turns
@@ -197,7 +198,10 @@ async def test_a_reload_during_a_drain_is_ignored(tmp_path: Path) -> None:
     async with running(tmp_path) as r:
         r.server.begin_drain()
         await r.server.ended
+        (tmp_path / "access.log").rename(tmp_path / "access.log.1")
         assert not await r.reload()
+        r.server.write(Event.DRAIN)
+        await soon((tmp_path / "access.log").exists, "the log to be where its readers look for it all the same")
 
 
 async def test_an_address_in_use_is_a_start_error_before_any_port_opens(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from sidecar.app.workers import fleet as module
 from sidecar.app.workers import sums
 from sidecar.app.workers.fleet import Fleet, _pause
-from sidecar.app.workers.wire import WorkerCode, WorkerError
+from sidecar.app.workers.wire import Ask, WorkerCode, WorkerError
 from sidecar.telemetry.metrics import Metrics
 from tests.support.eventually import soon
 
@@ -31,12 +31,16 @@ class FakeChild:
         self.began = time.monotonic()
         metrics = Metrics()
         metrics.reloads_total.labels("ok").inc(requests)
+        self.told: list[Ask] = []
         self.answer: Any = {"ready": None, "metrics": sums.dump(metrics)}
 
     async def ask(self, kind: object, content: object = None, *, seconds: float, patient: bool = False) -> Any:
         if self.answer is None:
             raise WorkerError(WorkerCode.LATE, "late")
         return self.answer
+
+    def tell(self, kind: Ask, content: object) -> None:
+        self.told.append(kind)
 
     def end(self, why: str) -> None:
         if not self.gone.done():
@@ -100,6 +104,7 @@ async def test_a_dead_one_is_replaced_and_what_it_counted_stays() -> None:
     await soon(lambda: "replaced" in owner.told, "another one")
     assert owner.told == [("lost", "was killed", -9), "replaced"]
     assert fleet.counted.reloads_total.labels("ok").read() == 2
+    assert [child.told for child in owner.children] == [[Ask.REOPEN]] * 3, "the log may be another file by now"
     assert len(fleet.children) == 2
     await fleet.end(0)
     assert fleet.children == []

@@ -64,9 +64,6 @@ class FakeLog:
     def another(self, old: object, new: object) -> None:
         return None
 
-    def reopen(self) -> None:
-        pass
-
 
 class FakeParent:
     """As much of a parent as a reload asks for, and what happened, in its order."""
@@ -87,6 +84,7 @@ class FakeParent:
         self.sockets |= {("outbound", each.listen): None for each in self.loaded.config.outbound}
         self.keeper = None
         self.draining = False
+        self.reopened = 0
         self.happened: list[str] = []
         self.bound: dict[Any, Any] = {}
 
@@ -95,6 +93,9 @@ class FakeParent:
 
     def write(self, event: str, error: str | None = None) -> None:
         self.happened.append(f"{event} {error}")
+
+    def reopen_log(self) -> None:
+        self.reopened += 1
 
     def put_into_force(self, loaded: object, packed: object, bound: dict[Any, Any], keeper: object) -> None:
         self.bound = bound
@@ -192,3 +193,4 @@ async def test_not_during_a_drain_nor_with_another_number_of_workers(parent: Fak
     parent.draining = True
     assert not await parent.reload()
     assert parent.happened == ["reload reload_needs_restart"]
+    assert parent.reopened == 2, "whatever becomes of the reload"

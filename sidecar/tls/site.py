@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Final
 
 from cryptography import x509
 
+from sidecar.identity.der import not_after
 from sidecar.identity.peer import Role
 from sidecar.identity.pins import Pin
+from sidecar.tls.chain import verified_chain
 from sidecar.tls.failure import TlsCode, TlsError
 from sidecar.tls.web import web_context
 
@@ -27,7 +29,8 @@ if TYPE_CHECKING:
 class Site:
     """The server at the other end, after OpenSSL has verified its chain and that it is for this host.
 
-    ``serial`` is lower-case hex without a prefix; ``not_after`` is the leaf's, in seconds since the epoch.
+    ``serial`` is lower-case hex without a prefix; ``not_after`` is the earliest of the chain that was verified, its root
+    included, in seconds since the epoch.
     """
 
     name: str
@@ -59,21 +62,21 @@ class SiteContext:
 
     def prove(self, connection: ssl.SSLObject, now: float) -> Site:  # noqa: ARG002 - OpenSSL has looked at the clock
         """Says which site it is. Raises TlsError: BAD_CERTIFICATE, PEER_PIN."""
-        der = connection.getpeercert(binary_form=True)
-        if der is None or connection.session_reused:
+        chain = verified_chain(connection)
+        if not chain or connection.session_reused:
             raise TlsError(TlsCode.NO_CERTIFICATE, "the connection belongs to no certificate that was verified now")
         try:
-            leaf = x509.load_der_x509_certificate(der)
-            pin, not_after = Pin.of_certificate(leaf), leaf.not_valid_after_utc.timestamp()
+            leaf = x509.load_der_x509_certificate(chain[0])
+            pin, end = Pin.of_certificate(leaf), min(map(not_after, chain))
         except (ValueError, x509.InvalidVersion):
-            raise TlsError(TlsCode.BAD_CERTIFICATE, "the server's certificate cannot be read") from None
+            raise TlsError(TlsCode.BAD_CERTIFICATE, "a certificate of the server's cannot be read") from None
         if self.pins and pin not in self.pins:
             raise TlsError(
                 TlsCode.PEER_PIN,
                 f"the key of {self._name} has the pin {pin}, which is not among the {len(self.pins)} that are allowed",
                 hint="add the new pin to this outbound entry, if the service has announced it",
             )
-        return Site(self._name, pin, f"{leaf.serial_number:x}", not_after)
+        return Site(self._name, pin, f"{leaf.serial_number:x}", end)
 
 
 def site_tls() -> BareContext:

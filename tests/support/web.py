@@ -31,18 +31,26 @@ OURS = Credentials(PLANNER.chain_pem, software.load(PLANNER.key_pem))
 
 
 class Authority:
-    """An authority that issues certificates for host names."""
+    """An authority that issues certificates for host names: a root, or one below another."""
 
-    def __init__(self, title: str) -> None:
+    def __init__(self, title: str, above: Authority | None = None, **knobs: Any) -> None:
         self.signer = Signer(name(title), keypair(title))
-        self.certificate = forge_signing(self.signer, keypair(title), title, uris=(), **_LIFE)
+        signer = self.signer if above is None else above.signer
+        self.certificate = forge_signing(signer, keypair(title), title, uris=(), **(_LIFE | knobs))
         self.pem = pem(self.certificate)
+        #: What its certificates are sent with.
+        self.chain: tuple[x509.Certificate, ...] = () if above is None else (self.certificate, *above.chain)
+
+    def below(self, title: str, **knobs: Any) -> Authority:
+        """An authority that this one vouches for."""
+        return Authority(title, self, **knobs)
 
     def site(self, *hosts: str, key: Key | None = None, **knobs: Any) -> Identity:
         """A server's certificate for these names and addresses."""
         names, key = [_general(host) for host in hosts], key or keypair("site")
         defaults: dict[str, Any] = {"subject": "", "uris": (), "names": names, "purposes": [SERVER_AUTH], **_LIFE}
-        return Identity((forge(self.signer, key.public_key(), **(defaults | knobs)),), key)
+        leaf = forge(self.signer, key.public_key(), **(defaults | knobs))
+        return Identity((leaf, *self.chain), key)
 
 
 def _general(host: str) -> x509.GeneralName:

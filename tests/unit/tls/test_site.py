@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import socket
 import ssl
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from sidecar.identity.pins import Pin
+from sidecar.tls import site
 from sidecar.tls.engine import TlsEngine
 from sidecar.tls.failure import TlsCode, TlsError
 from sidecar.tls.site import Site, SiteContext, roots_version, site_tls
-from tests.support.ca import HOUR, rsa_keypair
+from tests.support.ca import HOUR, keypair, resign, rsa_keypair
 from tests.support.tls import NOW, TOOLS
-from tests.support.web import AUTHORITY, SITE, STRANGER, Web, demanding, https, page, sending
+from tests.support.web import AUTHORITY, SITE, STRANGER, Authority, Web, demanding, https, page, sending
+from tests.unit.identity.corpus import with_serial
 from tests.unit.tls.test_web import old_server
 
 if TYPE_CHECKING:
@@ -112,18 +116,49 @@ def test_threat_13_pins_are_those_of_the_leaf() -> None:
 @pytest.mark.parametrize(
     "change", [(b"\x01\x01\xff", b"\x01\x01\x01"), (b"\xa0\3\2\1\2", b"\xa0\3\2\1\3"), (b"0", b"1")]
 )
-def test_a_certificate_that_openssl_alone_reads_proves_nobody(change: tuple[bytes, bytes]) -> None:
-    class Connection:
-        session_reused = False
-
-        @staticmethod
-        def getpeercert(*, binary_form: bool) -> bytes:
-            assert binary_form
-            return SITE.der[0].replace(*change, 1)
-
+def test_a_certificate_that_openssl_alone_reads_proves_nobody(
+    monkeypatch: pytest.MonkeyPatch, change: tuple[bytes, bytes]
+) -> None:
+    monkeypatch.setattr(site, "verified_chain", lambda _: [SITE.der[0].replace(*change, 1)])
+    connection: Any = SimpleNamespace(session_reused=False)
     with pytest.raises(TlsError) as caught:
-        SiteContext(site_tls(), "localhost", frozenset()).prove(Connection(), NOW)  # type: ignore[arg-type]
+        SiteContext(site_tls(), "localhost", frozenset()).prove(connection, NOW)
     assert caught.value.code is TlsCode.BAD_CERTIFICATE
+
+
+@pytest.mark.parametrize(("chain", "resumed"), [([], False), ([], True), (SITE.der, True)])
+def test_a_session_that_is_resumed_proves_nobody(
+    monkeypatch: pytest.MonkeyPatch, chain: list[bytes], *, resumed: bool
+) -> None:
+    monkeypatch.setattr(site, "verified_chain", lambda _: chain)
+    connection: Any = SimpleNamespace(session_reused=resumed)
+    with pytest.raises(TlsError) as caught:
+        SiteContext(site_tls(), "localhost", frozenset()).prove(connection, NOW)
+    assert caught.value.code is TlsCode.NO_CERTIFICATE
+
+
+@pytest.mark.threat(12)
+@pytest.mark.parametrize("first", ["leaf", "intermediate", "root"])
+def test_threat_12_the_earliest_end_of_the_verified_chain_counts(roots: Path, first: str) -> None:
+    ends = dict.fromkeys(("leaf", "intermediate", "root"), NOW + 2 * HOUR) | {first: NOW + HOUR}
+    authority = Authority("an authority that ends", not_after=ends["root"])
+    between = authority.below("another one", not_after=ends["intermediate"])
+    roots.write_bytes(authority.pem)
+    spare = AUTHORITY.below("sent, and no part of it", not_after=NOW + 60).certificate
+    identity = between.site("localhost", not_after=ends["leaf"])
+    with Web(OK, https(replace(identity, chain=(*identity.chain, spare)))) as server:
+        engine, _ = converse(server)
+    assert engine.site is not None
+    assert engine.site.not_after == int(NOW + HOUR)
+
+
+def test_a_root_that_the_library_warns_of_is_a_root(roots: Path) -> None:
+    authority = Authority("an old authority")
+    old = resign(authority.certificate, keypair("an old authority"), with_serial(b"\x00"))
+    roots.write_text(ssl.DER_cert_to_PEM_cert(old))
+    with Web(OK, https(authority.site("localhost"))) as server:
+        engine, _ = converse(server)
+    assert engine.site is not None
 
 
 def test_an_rsa_key_has_a_pin_too() -> None:

@@ -218,6 +218,23 @@ def test_threats_26_27_a_name_that_leads_to_this_machine_is_not_dialled(site: Si
         assert (server.open, server.versions) == (0, [])
 
 
+@pytest.mark.threat(26, 27)
+def test_threats_26_27_nor_does_the_agents_own_tls_get_there(site: Site) -> None:
+    name = private_name()
+    with Web(OK, https(AUTHORITY.site(name))) as server:
+        entry = service(server, connect=f"{name}:{server.port}", passthrough=True)
+        del entry["unsafe_private_addresses"]
+        sidecar = planner(site, entry).start()
+        agent = site.agent(sidecar)
+        agent.set_tunnel(name, server.port)
+        with pytest.raises(OSError, match="502"):
+            agent.connect()
+        (line,) = sidecar.await_log(event="tunnel", error="upstream_address_forbidden")
+        assert (line["dst.name"], line["bytes_received"]) == (f"{name}:{server.port}", 0)
+        sidecar.await_stderr("unsafe_private_addresses: true")
+        assert (server.open, server.versions) == (0, [])
+
+
 @pytest.mark.threat(26)
 def test_threat_26_a_reload_that_takes_back_the_leave_uses_no_connection_that_was_made_by_it(site: Site) -> None:
     name = private_name()

@@ -217,6 +217,58 @@ async def test_a_service_that_is_not_there_is_an_answer(tmp_path: Path) -> None:
         assert (answer.status, b'"error":"upstream_refused"' in answer.body) == (502, True)
 
 
+@pytest.mark.threat(26, 27)
+@pytest.mark.parametrize("ahead", [b"", HELLO], ids=["alone", "with its hello"])
+@pytest.mark.parametrize(
+    ("address", "code"),
+    [
+        ("127.0.0.1", "address_special_purpose"),
+        ("::ffff:127.0.0.1", "address_special_purpose"),
+        ("169.254.169.254", "address_metadata"),
+    ],
+)
+async def test_threats_26_27_a_name_that_leads_to_our_own_network_is_not_dialled(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    address: str,
+    code: str,
+    ahead: bytes,
+) -> None:
+    """What the name leads to is looked at for each tunnel, whatever it led to before."""
+    async with passing(tmp_path, connect=f"{HOST}:443", unsafe_private_addresses=False) as s:
+
+        async def resolve(host: str, *_: object, **__: object) -> list[tuple[Any, ...]]:
+            assert host == HOST
+            family = socket.AF_INET6 if ":" in address else socket.AF_INET
+            return [(family, socket.SOCK_STREAM, 6, "", (address, s.tcp.port, 0, 0)[: 4 if ":" in address else 2])]
+
+        async def dialled(*_: object, **__: object) -> None:
+            raise AssertionError("it was dialled")
+
+        loop = asyncio.get_running_loop()
+        monkeypatch.setattr(loop, "getaddrinfo", resolve)
+        agent = await s.agent()
+        with monkeypatch.context() as patch:
+            patch.setattr(loop, "create_connection", dialled)
+            answer = await agent.ask(connect(f"{HOST}:443") + ahead)
+        assert (answer.status, b'"error":"upstream_address_forbidden"' in answer.body) == (502, True)
+        assert await agent.rest() == b"", "neither a 200 nor a tunnel"
+        (line,) = await s.logged(event="tunnel")
+        assert (line["error"], line["listener"], line["dst.name"]) == (
+            "upstream_address_forbidden",
+            "llm",
+            f"{HOST}:443",
+        )
+        assert (line["decision"], line["decision.rule"]) == ("allow", "outbound.llm")
+        assert (line["bytes_sent"], line["bytes_received"]) == (0, len(ahead))
+        assert (s.dialled, s.tcp.connections) == (0, 0)
+    said = capfd.readouterr().err
+    assert f"{HOST}:443 is not dialled: " in said
+    assert f"({code})" in said
+    assert "unsafe_private_addresses: true" in said
+
+
 async def test_a_reload_ends_what_it_takes_away_and_nothing_else(tmp_path: Path) -> None:
     async with passing(tmp_path) as s:
         agents = [await s.connected(f"{HOST}:443"), await s.connected("other.example:443")]

@@ -45,7 +45,7 @@ class Limits:
     fields: int = 128
     #: The body of a request: 413, or cut where an answer has begun.
     body_bytes: float = UNLIMITED
-    #: Requests of one connection: the answer to the last of them says that it closes.
+    #: Requests of one connection, a CONNECT aside: the answer to the last of them says that it closes.
     requests_per_connection: float = UNLIMITED
     #: Requests a second of one caller, inbound, or to one outbound entry: 429.
     request_rate: float = UNLIMITED

@@ -58,7 +58,7 @@ REQUESTS_PER_CONNECTION: Final = Key(
     "requests_per_connection",
     or_none(number(1, 1_000_000_000)),
     DEFAULTS.requests_per_connection,
-    "Requests of one connection. The last is answered with `Connection: close`.",
+    "Requests of one connection. The last is answered with `Connection: close`. A `CONNECT` is none of them, those inside are.",
 )
 REQUEST_RATE: Final = Key(
     "request_rate",

@@ -256,16 +256,18 @@ class Downstream(Registered):
     # -- inside ---------------------------------------------------------------------------------------------------
 
     def _begin(self, head: RequestHead) -> Exchange:
-        self.requests += 1
-        if self.requests >= self.hub.limits.requests_per_connection:
-            self.keep_alive = False
+        opens = head.form is _AUTHORITY and self.bound is None
+        if not opens:  # a CONNECT asks for a connection: the requests inside count, and no second one passes
+            self.requests += 1
+            if self.requests >= self.hub.limits.requests_per_connection:
+                self.keep_alive = False
         self._burst += 1
         self._in_head = False
         self._mark = 0
         service = self.listener.service
         if service.several:
             service = cast("Front", service).pick(head, self.bound)
-        make = Exchange if head.form is not _AUTHORITY or self.bound is not None else service.connecting
+        make = service.connecting if opens else Exchange
         self.exchange = exchange = make(self, service, head)
         self.started = exchange.started
         return exchange

@@ -76,6 +76,46 @@ async def test_a_limit_that_ends_it_is_logged_by_its_entrys_name(tmp_path: Path)
         assert line["listener"] == "tools"
 
 
+@pytest.mark.parametrize("before", [0, 1])
+@pytest.mark.parametrize("most", [1, 2, 3])
+async def test_requests_inside_are_as_many_as_one_connection_may_have(tmp_path: Path, most: int, before: int) -> None:
+    """The CONNECT is none of them, wherever it stands; those before it are."""
+    if before >= most:
+        return
+    async with shared(tmp_path) as s:
+        s.at.config["limits"] = {"requests_per_connection": most}
+        assert await s.at.reload()
+        agent = await s.agent()
+        for _ in range(before):
+            assert (await agent.ask(GET.replace(b"/mcp", b"http://tools.internal/mcp"))).status == 200
+        agent.send(connect("tools.internal:80") + GET * (most + 1))
+        assert await agent.head() == ESTABLISHED
+        answers = [await agent.response() for _ in range(most - before)]
+        assert [answer.field(b"connection") for answer in answers] == [None] * (most - before - 1) + [b"close"]
+        assert await agent.rest() == b""
+        assert len(s.http.heads) == most
+        (line,) = await s.logged(direction="outbound", error="limit_requests_per_connection")
+        assert line["http.method"] == "GET"
+        (line,) = await s.logged(http_method="CONNECT")
+        assert "error" not in line
+
+
+@pytest.mark.parametrize("authority", ["tools.internal:80", "other.internal:80"])
+async def test_a_second_connect_on_a_connection_ends_it(tmp_path: Path, authority: str) -> None:
+    """Neither behind one that was refused nor inside: so none can go on for ever without being counted."""
+    async with shared(tmp_path) as s:
+        agent = await s.agent()
+        agent.send(connect(authority) + connect("tools.internal:80") * 2)
+        first = await agent.head()
+        if authority == "tools.internal:80":
+            assert first == ESTABLISHED
+            assert (await agent.response()).status == 405
+        else:
+            assert first.startswith(b"HTTP/1.1 403 ")
+        assert b"HTTP/1.1" not in await agent.rest()
+        assert s.dialled == 0
+
+
 @pytest.mark.threat(26)
 @pytest.mark.parametrize(
     ("request_", "status", "reason"),

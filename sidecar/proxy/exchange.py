@@ -16,7 +16,7 @@ from sidecar.http.websocket import may_switch
 from sidecar.http.write import chunk, last_chunk
 from sidecar.limits import UNLIMITED
 from sidecar.policy.decision import Denial, Permit
-from sidecar.proxy.again import Again
+from sidecar.proxy.again import KEPT_BYTES, Again
 from sidecar.proxy.facts import facts_of, trace_of
 from sidecar.proxy.failure import DialError, ProxyCode
 from sidecar.proxy.service import Wait
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 #: How often a request waits for what it needs before it is decided: once for each thing there is, and once to spare.
 WAITS = 4
+#: Pieces of a body, as small as they may come, that are held until there is a connection; beyond it reading stops.
+HELD_PIECES = 64
 # Looking a member up on its Enum is dear where it happens for every request.
 _NONE, _CHUNKED, _CLOSE = Framing.NONE, Framing.CHUNKED, Framing.CLOSE
 
@@ -167,9 +169,10 @@ class Exchange(Again):
             self._keep(piece)
             self.upstream.stream.send(piece)
         elif self._task is not None:
-            # Held until the connection is made: what one read brought, for reading stops here.
+            # Held until the connection is made. Reading stops when that is much, and not before: it also tells who leaves.
             self._pending.append(piece)
-            self.down.stream.pause_reading()
+            if self.bytes_received > KEPT_BYTES or len(self._pending) > HELD_PIECES:
+                self.down.stream.pause_reading()
 
     def on_end(self, trailers: list[Field]) -> None:
         """The request is complete."""
@@ -181,10 +184,10 @@ class Exchange(Again):
                 self.upstream.stream.send(piece)
             else:
                 self._pending.append(piece)
-        if self.upstream is not None and not self.response_started:
+        if self.upstream is None:
+            self._whole()
+        elif not self.response_started:
             self.upstream.await_answer(self.down.hub.clock.monotonic())
-        if self.response_done and self.upstream is None:
-            self.down.exchange_over(self)
 
     def on_whole_end(self) -> None:
         """The request, whose body is not chunked, was complete when it began."""
@@ -193,8 +196,15 @@ class Exchange(Again):
         if upstream is not None:
             if not self.response_started:
                 upstream.await_answer(self.started)
-        elif self.response_done:
+        else:
+            self._whole()
+
+    def _whole(self) -> None:
+        """The request is complete, and no upstream has it: it was answered already, or waits for one."""
+        if self.response_done:
             self.down.exchange_over(self)
+        else:
+            self.down.resume_for_request()  # there is no more of it to be held
 
     # -- the upstream -----------------------------------------------------------------------------------------------
 

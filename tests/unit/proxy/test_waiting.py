@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.policy.decision import Permit
+from sidecar.proxy.exchange import HELD_PIECES
 from sidecar.proxy.waiting import Line
 from tests.support.pair import Plan, Upstream, World, inbound_service, read_head, rule, turns, world
 
@@ -215,6 +216,60 @@ async def test_a_client_that_leaves_gives_its_place_up(tmp_path: Path) -> None:
             assert (await caller.response()).status == 200
         assert upstream.paths == ["/0", "/2", "/3"]
         await w.logged(1, error="client_closed")
+
+
+POST = b"POST /left HTTP/1.1\r\nHost: tools.internal\r\n"
+LEFT = {
+    "whole": POST + b"Content-Length: 4\r\n\r\nbody",
+    "whole, and not small": POST + b"Content-Length: 60000\r\n\r\n" + b"x" * 60_000,
+    "whole, in chunks": POST + b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 2000 + b"0\r\n\r\n",
+    "begun": POST + b"Content-Length: 100000\r\n\r\n" + b"x" * 20_000,
+    "with another behind it": POST + b"Content-Length: 4\r\n\r\nbody" + get("never"),
+}
+
+
+@pytest.mark.parametrize("pieces", [False, True], ids=["at once", "in pieces"])
+@pytest.mark.parametrize("secure", [True, False], ids=["caller", "agent"])
+@pytest.mark.parametrize("sent", LEFT)
+async def test_a_client_with_a_body_that_leaves_gives_its_place_up_too(
+    tmp_path: Path, sent: str, *, secure: bool, pieces: bool
+) -> None:
+    """Long before the time to wait is over, as long as no more of it has come than is held."""
+    async with world(tmp_path, plan(upstream := Slow(), connect_timeout=600.0)) as w:
+        line = (w.inbound if secure else w.outbound).service.pool._line.turns
+        first, client = [await w.caller() if secure else await w.plain() for _ in range(2)]
+        first.send(get("0"))
+        await w.eventually(lambda: len(upstream.heads) == 1)
+        head, _, body = LEFT[sent].partition(b"\r\n\r\n")
+        client.send(head + b"\r\n\r\n" + (b"" if pieces else body))
+        await w.eventually(lambda: len(line) == 1)
+        if pieces:
+            client.send(body)
+        await turns()
+        client.writer.write_eof()
+        await w.eventually(lambda: not line)
+        upstream.go()
+        assert (await first.response()).status == 200
+        assert upstream.paths == ["/0"]
+        await w.logged(1, error="client_closed", http_path="/left")
+
+
+@pytest.mark.threat(47)
+async def test_threat_47_a_body_in_small_chunks_is_held_up_before_it_is_many_pieces(tmp_path: Path) -> None:
+    async with world(tmp_path, plan(upstream := Slow(), connect_timeout=60.0)) as w:
+        (first,) = await waiting(w, 1)
+        second = await w.caller()
+        second.send(POST + b"Transfer-Encoding: chunked\r\n\r\n")
+        await w.eventually(lambda: line_of(w) == 1)
+        (held,) = [c for c in w.hub.connections if c.exchange is not None and c.exchange.head.path == b"/left"]
+        for sent in range(1, HELD_PIECES + 2):
+            assert not held.stream.reading_paused
+            second.send(b"1\r\nx\r\n")  # those that come together are one piece
+            await w.eventually(lambda sent=sent: held.exchange.bytes_received == sent)  # type: ignore[misc]
+        await w.eventually(lambda: held.stream.reading_paused)
+        second.send(b"0\r\n\r\n")
+        upstream.go(2)
+        assert [(await client.response()).status for client in (first, second)] == [200, 200]
 
 
 async def test_who_leaves_in_the_moment_of_being_called_leaves_it_to_the_next(tmp_path: Path) -> None:

@@ -2,7 +2,8 @@
 
 A pipe takes no more than PIPE_BUF bytes whole (POSIX write(2)), and a disk that is full takes a part of any write: what
 another process writes then lands in the middle of a line. So those that share an access log take turns by a record lock
-(fcntl(2), F_SETLK) on one file of theirs, which the kernel takes back from a process that dies.
+(fcntl(2), F_SETLK) on one file of theirs, which the kernel takes back from a process that dies. The file's one byte says
+whether the last line may have no end, because whoever wrote it died at it or gave it up: the next one ends it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 #: Between two tries while another process writes, in seconds: at first, and at the most. It writes what it gathered in a
 #: tenth of a second at once, unless the place takes nothing.
 _PAUSES: Final = (0.001, 0.05)
+#: What the file says of the last line.
+_WHOLE, _TORN = b"\0", b"\1"
 
 
 class Turns:
@@ -29,6 +32,8 @@ class Turns:
         self.descriptor = descriptor
         #: The kernel's lock is this process's: two threads of it, while a reload replaces a log, take turns by this one.
         self._within = threading.Lock()
+        #: While it is our turn: the last line that was written may have no end.
+        self.torn = False
 
     @classmethod
     def make(cls) -> Turns:
@@ -56,10 +61,13 @@ class Turns:
         except (BlockingIOError, PermissionError):  # POSIX lets it be either (fcntl(2))
             self._within.release()
             return False
+        self.torn = os.pread(self.descriptor, 1, 0) == _TORN
+        os.pwrite(self.descriptor, _TORN, 0)  # until we say otherwise, if we ever do
         return True
 
-    def end(self) -> None:
-        """Lets the next one write."""
+    def end(self, *, torn: bool = False) -> None:
+        """Lets the next one write; ``torn``: the last line has no end."""
+        os.pwrite(self.descriptor, _TORN if torn else _WHOLE, 0)
         fcntl.lockf(self.descriptor, fcntl.LOCK_UN)
         self._within.release()
 

@@ -101,10 +101,11 @@ class LineWriter:
         if turns is None:
             self._put(chunk, lines)
         elif turns.take(lambda: self._give_up):
+            self._torn = turns.torn  # by whichever process
             try:
                 self._put(chunk, lines)
             finally:
-                turns.end()
+                turns.end(torn=self._torn)
         else:
             self._lose(chunk, 0, lines)
 

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
 import sys
+import termios
 import threading
+from array import array
 from typing import TYPE_CHECKING
 
 import pytest
@@ -35,6 +38,18 @@ for n in range(lines):
     text = json.dumps({"of": name, "n": n, "text": "x" * (n * 37 % 12_000)}) + "\\n"
     writer.offer(text.encode(), 1)
 sys.exit(writer.close(60))
+"""
+
+#: Writes a line that no pipe takes whole.
+TEAR = """
+import sys
+from sidecar.telemetry.messages import Messages
+from sidecar.telemetry.sink import Sink
+from sidecar.telemetry.turns import Turns
+from sidecar.telemetry.writer import LineWriter
+writer = LineWriter(Sink.stdout(), Messages(lambda: 0.0), turns=Turns(int(sys.argv[1])))
+writer.offer(b'{"of": "victim", "text": "' + b"x" * 200_000 + b'"}\\n', 1)
+writer.close(60)
 """
 
 HOLD = """
@@ -95,6 +110,57 @@ def test_a_process_that_dies_in_its_turn_stops_nobody() -> None:
     turns.end()
     holder.wait(10)
     holder.stdout.close()
+    turns.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="how much a pipe holds is asked of Linux")
+def test_the_line_at_which_a_process_died_is_ended_by_the_next_one() -> None:
+    """It was killed with more to write than the pipe took: what follows is a line of its own all the same."""
+    reading, writing = os.pipe()
+    size = fcntl.fcntl(reading, fcntl.F_GETPIPE_SZ)
+    turns = Turns.make()
+    victim = subprocess.Popen(
+        [sys.executable, "-c", TEAR, str(turns.descriptor)], pass_fds=(turns.descriptor,), stdout=writing
+    )
+    until(lambda: waiting_in(reading) == size)
+    victim.kill()
+    victim.wait(10)
+    keep = os.dup(1)
+    os.dup2(writing, 1)
+    try:
+        writer = LineWriter(Sink.stdout(), KeptMessages(), turns=turns)
+        for text in (b'{"of": "us"}\n', b'{"of": "us", "n": 2}\n'):
+            writer.offer(text, 1)
+        data = os.read(reading, size)
+        assert writer.close(10) == 0
+    finally:
+        os.dup2(keep, 1)
+        os.close(keep)
+        os.close(writing)
+    while more := os.read(reading, size):
+        data += more
+    os.close(reading)
+    turns.close()
+    *_, torn, first, second = data.splitlines()
+    assert torn.startswith(b'{"of": "victim"')
+    assert (first, second) == (b'{"of": "us"}', b'{"of": "us", "n": 2}')
+
+
+def waiting_in(pipe: int) -> int:
+    """How many bytes a pipe holds."""
+    found = array("i", [0])
+    fcntl.ioctl(pipe, termios.FIONREAD, found)
+    return found[0]
+
+
+def test_a_line_that_is_given_up_is_ended_by_another_process_and_a_whole_one_is_not() -> None:
+    turns = Turns.make()
+    for torn in (True, False, True):
+        assert turns.take(bool)
+        turns.end(torn=torn)
+        assert turns.take(bool)
+        assert turns.torn is torn
+        turns.end()
     turns.close()
 
 

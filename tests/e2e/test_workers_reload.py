@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import socket
 from typing import TYPE_CHECKING
@@ -123,6 +124,29 @@ def test_an_address_that_is_taken_refuses_it(site: Site, backend: Backend) -> No
     del tools.config["inbound"][1]
     tools.reload()
     assert ask(site.caller(tools.port()), "GET", "/x").status == 200
+
+
+@pytest.mark.needs("root")
+@pytest.mark.threat(51)
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="needs prlimit(2) (Linux)")
+def test_threat_51_a_worker_that_has_no_descriptor_for_a_new_listener_refuses_it_and_serves_on(
+    site: Site, backend: Backend
+) -> None:
+    tools = site.tools(backend, workers=2).start()
+    callers = callers_of_all(site, tools)
+    pids = worker_pids(tools)
+    limits = resource.prlimit(min(pids), resource.RLIMIT_NOFILE)
+    resource.prlimit(min(pids), resource.RLIMIT_NOFILE, (3, limits[1]))  # all of these are taken
+    tools.config["inbound"].append(tools.config["inbound"][0] | {"name": "more", "listen": f"{LOOPBACK}:{free_port()}"})
+    tools.reload(result="failed")
+    assert "the system does not give what a reload needs: Too many open files" in tools.stderr
+    assert tools.log(event="reload", error="reload_system")
+    assert not listens(tools.port(entry=1))
+    resource.prlimit(min(pids), resource.RLIMIT_NOFILE, limits)
+    tools.reload()
+    assert listens(tools.port(entry=1))
+    assert {ask(caller, "GET", "/kept").status for caller in callers} == {200}
+    assert worker_pids(tools) == pids
 
 
 def _bound(port: int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import socket
@@ -33,8 +34,8 @@ class Answering:
     def __init__(self, sock: socket.socket, clock: Clock) -> None:
         self.clock = clock
         self.messages = Messages(clock.wall)
-        #: What was handed over and not taken yet, by its name.
-        self.handed: dict[str, socket.socket] = {}
+        self._handed: dict[str, socket.socket] = {}
+        self._short = False
         self.turns: Turns | None = None
         self.handlers: Mapping[Ask, Callable[[Content], Awaitable[Content]]] = {}
         #: Resolves to the exit code.
@@ -53,6 +54,19 @@ class Answering:
     async def close(self) -> None:
         """Lets go of everything."""
 
+    def take_handed(self) -> dict[str, socket.socket]:
+        """Returns what was handed over for the question that is answered, by its name.
+
+        Raises OSError where this process had no descriptor left for all of it.
+        """
+        found, self._handed = self._handed, {}
+        short, self._short = self._short, False
+        if short:
+            for sock in found.values():
+                sock.close()
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return found
+
     def finish(self, code: int) -> None:
         """Ends, with that exit code."""
         if not self.ended.done():
@@ -68,11 +82,13 @@ class Answering:
         kind = Ask(content["ask"])
         if kind is not Ask.HAND:
             spawn(self._answer(kind, content), name="worker-answer")
+        elif not descriptors:
+            self._short = True
         elif content.get("turns"):
             self.turns = Turns(*descriptors)
         else:
             for name, number in zip(content["places"], descriptors, strict=True):
-                self.handed[name] = socket.socket(fileno=number)
+                self._handed[name] = socket.socket(fileno=number)
 
     async def _answer(self, kind: Ask, content: Content) -> None:
         answer: dict[str, Any] = {"number": content["number"]}

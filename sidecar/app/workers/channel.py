@@ -1,7 +1,8 @@
 """Frames of JSON, with descriptors beside them, over a UNIX stream socket between two processes of ours.
 
 A frame: the length of its text (4 bytes, big-endian), the number of its descriptors (1 byte), the text: a JSON object in
-ASCII. Descriptors leave with the first bytes of their frame (unix(7), SCM_RIGHTS) and arrive in the order they were sent.
+ASCII. Descriptors leave with the first bytes of their frame (unix(7), SCM_RIGHTS) and arrive with them, those of one frame
+at a time. A process that has no room for them gets the frame without any.
 Nothing of a frame is ever shown: it may hold a key or a token.
 """
 
@@ -45,6 +46,7 @@ class _Outgoing:
 class Channel:
     """One end. ``on_frame`` gets the content and descriptors of each frame, which are its to close.
 
+    It gets none of them where this process had no descriptor left for all.
     ``on_end`` is called once, when the other end is gone or sent what is no frame; the socket is closed by then.
     """
 
@@ -63,7 +65,8 @@ class Channel:
         self._on_end = on_end
         self._most = most
         self._data = bytearray()
-        self._descriptors: list[int] = []
+        #: Those of each frame that is not whole yet, or lost.
+        self._descriptors: deque[list[int]] = deque()
         self._outgoing: deque[_Outgoing] = deque()
         self.closed = False
         sock.setblocking(False)
@@ -95,8 +98,8 @@ class Channel:
         self._loop.remove_reader(self._sock)
         self._loop.remove_writer(self._sock)
         self._sock.close()
-        for descriptor in self._descriptors:
-            os.close(descriptor)
+        for descriptors in self._descriptors:
+            _close(descriptors)
         self._outgoing.clear()
 
     # -- what the event loop calls ------------------------------------------------------------------------------------
@@ -109,13 +112,14 @@ class Channel:
         except OSError:
             self._end("is gone")
             return
-        self._descriptors += descriptors
+        if flags & socket.MSG_CTRUNC:  # the kernel has dropped those for which there was no room
+            _close(descriptors)
+            self._descriptors.append([])
+        elif descriptors:
+            self._descriptors.append(descriptors)
         self._data += data
         if not data:
             self._end("is gone")
-            return
-        if flags & socket.MSG_CTRUNC:
-            self._end("sent more descriptors than can be taken")
             return
         try:
             self._deliver()
@@ -123,19 +127,35 @@ class Channel:
             self._end(str(error))
 
     def _deliver(self) -> None:
-        while not self.closed and len(self._data) >= _HEAD.size:
-            size, count = _HEAD.unpack_from(self._data)
-            if size > self._most or count > MAX_DESCRIPTORS:
-                raise ChannelError("sent a frame that is too large")
-            end = _HEAD.size + size
-            if len(self._data) < end:
-                return
-            text = bytes(memoryview(self._data)[_HEAD.size : end])
-            del self._data[:end]
-            if count > len(self._descriptors):
-                raise ChannelError("sent fewer descriptors than it says")
-            descriptors, self._descriptors = self._descriptors[:count], self._descriptors[count:]
-            self._on_frame(_object(text, descriptors), descriptors)
+        while not self.closed and self._deliver_one():
+            pass
+        if len(self._descriptors) > 1:  # one frame may have begun
+            raise ChannelError("sent descriptors that are of no frame")
+
+    def _deliver_one(self) -> bool:
+        """Delivers the first frame; False where it is not whole yet."""
+        if len(self._data) < _HEAD.size:
+            return False
+        size, count = _HEAD.unpack_from(self._data)
+        if size > self._most or count > MAX_DESCRIPTORS:
+            raise ChannelError("sent a frame that is too large")
+        end = _HEAD.size + size
+        if len(self._data) < end:
+            return False
+        text = bytes(memoryview(self._data)[_HEAD.size : end])
+        del self._data[:end]
+        descriptors = self._descriptors_of_frame(count)
+        self._on_frame(_object(text, descriptors), descriptors)
+        return True
+
+    def _descriptors_of_frame(self, count: int) -> list[int]:
+        if not count:
+            return []
+        found = self._descriptors.popleft() if self._descriptors else None
+        if found is None or len(found) not in {0, count}:
+            _close(found or [])
+            raise ChannelError("sent other descriptors than it says")
+        return found
 
     def _write(self) -> None:
         try:
@@ -170,7 +190,11 @@ def _object(text: bytes, descriptors: list[int]) -> Content:
     with suppress(ValueError, RecursionError):
         found = json.loads(text)
     if not isinstance(found, dict):
-        for descriptor in descriptors:
-            os.close(descriptor)
+        _close(descriptors)
         raise ChannelError("sent what is no JSON object")
     return found
+
+
+def _close(descriptors: Sequence[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)

@@ -62,6 +62,7 @@ class SignerProcess(Answering):
 
     async def _start(self, content: Content) -> Content:
         check_version(content)
+        door = self.take_handed()[DOOR]
         loaded = unpack(content)
         key, limit, workers = loaded.material.key, loaded.config.limits.sign_timeout, loaded.config.workers
         call = partial(open_key, key.spec, key.secrets, limit)
@@ -83,7 +84,7 @@ class SignerProcess(Answering):
             limits=limits,
             mandate=mandate_of(loaded),
         )
-        self._porter = Porter(self._service, self.handed.pop(DOOR))
+        self._porter = Porter(self._service, door)
         self._porter.start()
         return {"protection": str(signer.protection)}
 

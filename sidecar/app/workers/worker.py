@@ -12,6 +12,7 @@ from sidecar.app import tokens
 from sidecar.app.drain import cut, end
 from sidecar.app.own_key import OwnKey
 from sidecar.app.process import spare_collector
+from sidecar.app.reloading import lacking
 from sidecar.app.status import Status
 from sidecar.app.workers import handed, sums
 from sidecar.app.workers.answering import Answering, check_version
@@ -57,14 +58,15 @@ class Worker(Answering):
 
     async def _start(self, content: Content) -> Content:
         check_version(content)
+        given = self.take_handed()
         assert self.turns is not None  # noqa: S101 - it was handed first
         loaded = share(handed.unpack(content))
-        lent = self._lent(content)
+        lent = _lent(given, content)
         key = await OwnKey.open(loaded, lent=lent)
         try:
             server = WorkerServer(loaded, self.clock, asyncio.get_running_loop(), key, self.turns)
             server.lent = lent
-            server.handed, self.handed = self.handed, {}
+            server.handed = given
             await server.start()
         except BaseException:
             await key.close()
@@ -73,23 +75,20 @@ class Worker(Answering):
         spare_collector()
         return {}
 
-    def _lent(self, content: Content) -> LentKey | None:
-        """The key that the parent's signer process has opened, where there is one that is new to us."""
-        door = self.handed.pop(DOOR, None)
-        return None if door is None else LentKey(door, content["protection"])
-
     async def _prepare(self, content: Content) -> Content:
         server = self._serving
-        before, new = server.lent, self._lent(content)
-        server.handed, self.handed = self.handed, {}
-        if content["protection"] is None:
-            server.lent = None
-        elif new is not None:
-            server.lent = new
+        before = server.lent
         try:
+            server.handed = self.take_handed()
+            new = _lent(server.handed, content)
+            if new is not None or content["protection"] is None:
+                server.lent = new
             # In a thread, as in one process: a large policy takes a second to read, and traffic goes on meanwhile.
             loaded = await asyncio.to_thread(handed.unpack, content)
             self._prepared = await server.reloader.prepare(share(loaded))
+        except OSError as error:  # as in one process
+            server.lent = before
+            raise lacking(error) from error
         except BaseException:
             server.lent = before
             raise
@@ -151,3 +150,9 @@ class Worker(Answering):
     def _serving(self) -> WorkerServer:
         assert self._server is not None  # noqa: S101 - START is what a worker is asked first
         return self._server
+
+
+def _lent(given: dict[str, socket.socket], content: Content) -> LentKey | None:
+    """The key that the parent's signer process has opened, where there is one that is new to us."""
+    door = given.pop(DOOR, None)
+    return None if door is None else LentKey(door, content["protection"])

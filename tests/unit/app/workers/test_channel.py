@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import socket
 import struct
 from typing import TYPE_CHECKING, Any
@@ -78,6 +79,38 @@ async def test_descriptors_arrive_with_their_frames(sockets: tuple[socket.socket
         each.channel.close()
 
 
+async def test_a_frame_whose_descriptors_find_no_room_comes_without_any_and_the_next_one_whole(
+    sockets: tuple[socket.socket, socket.socket],
+) -> None:
+    here, there = map(End, sockets)
+    reading, writing = os.pipe()
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    os.close(lowest := os.dup(writing))
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + 2, limits[1]))
+        here.channel.send({"first": 1}, [writing] * 50)
+        here.channel.send({"second": 2})
+        await turns(5)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert (there.frames, there.descriptors) == ([{"first": 1}, {"second": 2}], [])
+    here.channel.send({"third": 3}, [writing] * 2)
+    await soon(lambda: len(there.frames) == 3, "the frame")
+    assert len(there.descriptors) == 2
+    for number in {*there.descriptors, reading, writing}:
+        os.close(number)
+    for each in (here, there):
+        each.channel.close()
+
+
+async def test_descriptors_of_no_frame_are_not_hoarded(sockets: tuple[socket.socket, socket.socket]) -> None:
+    here = End(sockets[0])
+    data = frame({"long": "x" * 100})
+    for start in (0, 10):
+        socket.send_fds(sockets[1], [data[start : start + 10]], [0])
+    await soon(lambda: here.ended == ["sent descriptors that are of no frame"], "the end")
+
+
 @pytest.mark.parametrize(
     ("data", "why"),
     [
@@ -86,7 +119,7 @@ async def test_descriptors_arrive_with_their_frames(sockets: tuple[socket.socket
         (struct.pack(">IB", 5, 0) + b"[" * 5, "sent what is no JSON object"),
         (struct.pack(">IB", 1001, 0), "sent a frame that is too large"),
         (struct.pack(">IB", 10, MAX_DESCRIPTORS + 1), "sent a frame that is too large"),
-        (frame({}, 1), "sent fewer descriptors than it says"),
+        (frame({}, 1), "sent other descriptors than it says"),
     ],
 )
 async def test_what_is_no_frame_ends_it(sockets: tuple[socket.socket, socket.socket], data: bytes, why: str) -> None:

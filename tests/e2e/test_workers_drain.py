@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -53,6 +55,31 @@ def test_outbound_serves_in_every_worker_until_inbound_is_finished_in_all(site: 
     assert pending.answer().status == 200
     assert planner.exit_code() == 0
     assert not listens(planner.port("outbound"))
+
+
+@pytest.mark.threat(54)
+def test_threat_54_a_worker_that_is_killed_in_a_drain_is_told_of_and_the_others_finish(
+    site: Site, backend: Backend
+) -> None:
+    tools = site.tools(backend, workers=2).start()
+    callers = callers_of_all(site, tools)
+    pending = [Pending(caller, "GET", f"/hold/{n}") for n, caller in enumerate(callers)]
+    backend.await_held(len(callers))
+    tools.signal(signal.SIGTERM)
+    tools.await_log(event="drain")
+    os.kill(min(worker_pids(tools)), signal.SIGKILL)
+    tools.await_log(event="worker", error="worker_gone")
+    backend.release()
+    statuses = []
+    for each in pending:
+        with suppress(OSError):
+            statuses.append(each.answer().status)
+    assert set(statuses) == {200}
+    assert len(statuses) < len(callers)
+    assert tools.exit_code() == 0
+    assert [line["event"] for line in tools.log() if line["event"] != "request"] == ["start", "drain", "worker", "stop"]
+    assert tools.stderr.count("a worker is gone") == 1
+    assert "exit=-9" in tools.stderr
 
 
 @pytest.mark.threat(54)

@@ -104,13 +104,13 @@ class Fleet:
         return next((reason for reason in reasons if reason), None) if reasons else WorkerCode.NONE.value
 
     def stop_replacing(self) -> None:
-        """From now on nobody is started, or asked how it does."""
-        for keeper in self._keepers:
-            keeper.cancel()
+        """From now on nobody is started, or asked how it does; one that is lost is told of until `end`."""
+        self._cancel_keepers()
+        self._keepers = [spawn(self._await_loss(child), name="worker-keep") for child in self.children]
 
     async def end(self, seconds: float) -> None:
         """Ends all of them: after ``seconds`` those are killed that have not ended by themselves."""
-        self.stop_replacing()
+        self._cancel_keepers()
         children = [member.child for member in self.members.values()]
         ended = [child.process.ended for child in children]
         if children and seconds > 0:
@@ -121,6 +121,10 @@ class Fleet:
         if children:
             await asyncio.wait(ended)
 
+    def _cancel_keepers(self) -> None:
+        for keeper in self._keepers:
+            keeper.cancel()
+
     # -- one of them ----------------------------------------------------------------------------------------------------
 
     async def _keep(self, number: int) -> None:
@@ -129,13 +133,17 @@ class Fleet:
             member = self.members[number]
             await self._look_after(member)
             child = member.child
-            self._owner.lost(child, child.gone.result(), await child.ended(1.0))
+            await self._await_loss(child)
             sums.add(self.counted, member.metrics, gauges=False)
             member.metrics = sums.dump(Metrics())
             lived = time.monotonic() - child.began
             failures = 1 if lived >= SHORT_LIFE_SECONDS else failures + 1
             while not await self._replace(number, failures):
                 failures += 1
+
+    async def _await_loss(self, child: Child) -> None:
+        why = await asyncio.shield(child.gone)
+        self._owner.lost(child, why, await child.ended(1.0))
 
     async def _replace(self, number: int, failures: int) -> bool:
         await asyncio.sleep(_pause(failures))

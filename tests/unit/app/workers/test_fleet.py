@@ -12,6 +12,7 @@ from sidecar.app.workers.fleet import Fleet, _pause
 from sidecar.app.workers.wire import Ask, WorkerCode, WorkerError
 from sidecar.telemetry.metrics import Metrics
 from tests.support.eventually import soon
+from tests.support.pair import turns
 
 if TYPE_CHECKING:
     from sidecar.app.workers.child import Child
@@ -149,7 +150,9 @@ async def test_nobody_is_replaced_at_the_end() -> None:
     fleet = Fleet(2, owner)
     await fleet.start()
     fleet.stop_replacing()
-    owner.children[0].end("ended")
-    await asyncio.sleep(0.05)
-    assert owner.told == []
+    owner.children[0].end("was killed")
+    await soon(lambda: owner.told == [("lost", "was killed", -9)], "the loss to be told")
     await fleet.end(0)
+    await turns(20)
+    assert owner.told == [("lost", "was killed", -9)], "and not of those that were told to end"
+    assert len(owner.children) == 2

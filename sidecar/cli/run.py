@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sidecar.app.bequest import Bequest
 from sidecar.app.own_key import OwnKey
 from sidecar.app.process import loop_factory, prepare_process, spare_collector
+from sidecar.app.signals import Signals
 from sidecar.clock import Clock
 from sidecar.config.load import Loaded, load
-from sidecar.tasks import spawn
+from sidecar.telemetry.messages import Messages
 
 if TYPE_CHECKING:
     from sidecar.app.server import Server
@@ -61,14 +61,18 @@ def run(args: argparse.Namespace) -> int:
 
 async def serve(loaded: Loaded, clock: Clock, loop_choice: str, bequest: Bequest) -> int:
     """Starts, obeys signals, and ends in order: SIGTERM or SIGINT drains, a second one exits at once, SIGHUP reloads."""
-    loop = asyncio.get_running_loop()
+    signals = Signals()
     several = loaded.config.workers > 1
-    server = await (_workers(loaded, clock, loop_choice, bequest) if several else _alone(loaded, clock, bequest))
+    try:
+        server = await (_workers(loaded, clock, loop_choice, bequest) if several else _alone(loaded, clock, bequest))
+    except asyncio.CancelledError:
+        if not signals.ended_start:
+            raise
+        Messages(clock.wall).info("told to end before it was ready")
+        return 0
     spare_collector()
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signum, server.stop)
-    loop.add_signal_handler(signal.SIGHUP, lambda: spawn(_reload(server), name="reload"))
-    bequest.watch(loop, server.stop)
+    signals.serve(server)
+    bequest.watch(asyncio.get_running_loop(), server.stop)
     try:
         return await server.ended
     finally:
@@ -96,7 +100,3 @@ async def _workers(loaded: Loaded, clock: Clock, loop_choice: str, bequest: Bequ
     parent.inherited = bequest.sockets
     await parent.start()
     return parent
-
-
-async def _reload(server: Server | Parent) -> None:
-    await server.reload("SIGHUP")

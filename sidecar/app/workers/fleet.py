@@ -78,15 +78,11 @@ class Fleet:
     async def start(self) -> None:
         """Starts all; raises what the first one that cannot be started does, and ends the others."""
         async with self.lock:
-            starting = [self._owner.recruit(number) for number in range(1, self.count + 1)]
-            found = await asyncio.gather(*starting, return_exceptions=True)
-        for number, child in enumerate(found, 1):
-            if not isinstance(child, BaseException):
-                self._enter(number, child)
-        errors = [each for each in found if isinstance(each, BaseException)]
-        if errors:
-            await self.end(0.0)
-            raise errors[0]
+            try:
+                await self._recruit_all()
+            except BaseException:
+                await self.end(0.0)
+                raise
         self._keepers = [spawn(self._keep(number), name="worker-keep") for number in self.members]
 
     @property
@@ -145,21 +141,29 @@ class Fleet:
         why = await asyncio.shield(child.gone)
         self._owner.lost(child, why, await child.ended(1.0))
 
+    async def _recruit_all(self) -> None:
+        numbers = range(1, self.count + 1)
+        for each in await asyncio.gather(*map(self._recruit, numbers), return_exceptions=True):
+            if isinstance(each, BaseException):
+                raise each
+        self.members = {number: self.members[number] for number in numbers}
+
+    async def _recruit(self, number: int) -> None:
+        child = await self._owner.recruit(number)
+        # From now on it is one of those that are told things.
+        self.members[number] = Member(child)
+        child.tell(Ask.REOPEN, {})  # the log may have been moved away since it opened it
+
     async def _replace(self, number: int, failures: int) -> bool:
         await asyncio.sleep(_pause(failures))
         try:
             async with self.lock:
-                self._enter(number, await self._owner.recruit(number))
+                await self._recruit(number)
         except Exception as error:  # noqa: BLE001 - whatever it is this time, the place must not stay empty for ever
             self._owner.not_replaced(error, _pause(failures + 1))
             return False
         self._owner.replaced(self.members[number].child)
         return True
-
-    def _enter(self, number: int, child: Child) -> None:
-        """From now on it is one of those that are told things."""
-        self.members[number] = Member(child)
-        child.tell(Ask.REOPEN, {})  # the log may have been moved away since it opened it
 
     async def _look_after(self, member: Member) -> None:
         """Asks how it does, again and again, until it is gone."""

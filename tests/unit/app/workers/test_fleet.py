@@ -95,6 +95,25 @@ async def test_one_that_cannot_be_started_ends_the_others() -> None:
     assert fleet.reason == "no_worker"
 
 
+async def test_a_start_that_is_given_up_ends_those_that_serve_already(monkeypatch: pytest.MonkeyPatch) -> None:
+    owner = FakeOwner()
+    recruit = owner.recruit
+
+    async def second_hangs(number: int) -> Child:
+        if number == 2:
+            await asyncio.sleep(99)
+        return await recruit(number)
+
+    monkeypatch.setattr(owner, "recruit", second_hangs)
+    fleet = Fleet(3, owner)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await fleet.start()
+    assert len(owner.children) == 2
+    assert all(child.gone.done() for child in owner.children)
+    assert owner.told == []
+
+
 async def test_a_dead_one_is_replaced_and_what_it_counted_stays() -> None:
     owner = FakeOwner()
     fleet = Fleet(2, owner)

@@ -9,6 +9,7 @@ from sidecar.http.fields import fold
 from sidecar.policy.decision import Permit
 from sidecar.proxy.agent_service import AgentService, OnConnect
 from sidecar.proxy.connect import Connect
+from sidecar.proxy.secured import SecuredDestination
 from sidecar.proxy.service import Self, Wait, head_bytes
 from sidecar.proxy.stream import NEVER
 from sidecar.proxy.tls_stream import TlsStream
@@ -23,33 +24,23 @@ if TYPE_CHECKING:
     from sidecar.proxy.hub import Hub
     from sidecar.proxy.lane import Lanes
     from sidecar.proxy.pool import Destination
-    from sidecar.proxy.stream import Stream, StreamUser
+    from sidecar.proxy.stream import Stream
     from sidecar.proxy.target import Target
     from sidecar.tls.contexts import TlsContext
     from sidecar.tokens.lease import Lease
 
 
-class TlsDestination:
+class TlsDestination(SecuredDestination):
     """The named peer of an outbound entry; resumes TLS sessions where the peer offers them."""
 
     def __init__(
         self, target: Target, server_name: str | None, context: TlsContext, hub: Hub, *, not_after: float = NEVER
     ) -> None:
         """``not_after``: the end of our own certificate, in seconds since the epoch."""
-        self.text = target.text
-        self._target = target
+        super().__init__(target, hub)
         self._server_name = server_name
         self._context = context
-        self._hub = hub
         self._not_after = not_after
-
-    async def open(self, stream: Stream) -> None:
-        """Connects to the one target."""
-        await self._target.open(self._hub.loop, stream)
-
-    def stream(self, user: StreamUser) -> Stream:
-        """Makes a TLS stream, client side."""
-        return TlsStream(user, self._hub, self._engine, self._hub.limits.connect_timeout)
 
     def _engine(self) -> tuple[TlsContext, TlsEngine]:
         if self._context.full:

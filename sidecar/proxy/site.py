@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 from sidecar.proxy.agent_service import OnConnect
 from sidecar.proxy.exchange import Exchange
 from sidecar.proxy.outbound import OutboundService
+from sidecar.proxy.secured import SecuredDestination
 from sidecar.proxy.stream import NEVER
 from sidecar.proxy.tls_stream import TlsStream
 from sidecar.telemetry.record import Context
@@ -26,28 +27,19 @@ if TYPE_CHECKING:
     from sidecar.proxy.pool import Destination
     from sidecar.proxy.public_target import PublicTarget
     from sidecar.proxy.service import Self, Wait
-    from sidecar.proxy.stream import Stream, StreamUser
+    from sidecar.proxy.stream import Stream
     from sidecar.tls.contexts import Proving
     from sidecar.tls.site import SiteContext
 
 
-class SiteDestination:
+class SiteDestination(SecuredDestination):
     """The service of an outbound entry. ``name``: what TLS begins with and OpenSSL verifies, a host name or an address."""
 
     def __init__(self, target: PublicTarget, name: str, context: SiteContext, hub: Hub) -> None:
-        self.text = target.text
-        self._target = target
+        super().__init__(target, hub)
+        self._anywhere = target.anywhere
         self._name = name
         self._context = context
-        self._hub = hub
-
-    async def open(self, stream: Stream) -> None:
-        """Connects to the one target."""
-        await self._target.open(self._hub.loop, stream)
-
-    def stream(self, user: StreamUser) -> Stream:
-        """Makes a TLS stream, client side."""
-        return TlsStream(user, self._hub, self._engine, self._hub.limits.connect_timeout)
 
     def _engine(self) -> tuple[Proving, TlsEngine]:
         return self._context, TlsEngine(self._context, server_name=self._name)
@@ -69,7 +61,7 @@ class SiteDestination:
     @property
     def held_to(self) -> tuple[object, ...]:
         """All that connections of it depend on."""
-        return (self.text, self._target.anywhere, self._name, self._context.pins, self._context.sslcontext)
+        return (self.text, self._anywhere, self._name, self._context.pins, self._context.sslcontext)
 
     def check(self, peer: Peer | None) -> None:
         """A site is no peer: it was held to the pins that `replaces` compares."""

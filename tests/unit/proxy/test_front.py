@@ -110,6 +110,15 @@ def test_what_two_entries_claim_is_neithers() -> None:
         assert made.pick(head(form, b"c:80"), None).name == "y"
 
 
+def test_who_names_a_port_has_it() -> None:
+    """Also where another one's name without a port would take it in, in whichever order they stand."""
+    named, implied = Entry("x", False, frozenset({b"a:443", b"b:80"})), Entry("y", True, frozenset({b"a", b"c:443"}))
+    for made in (front(named, implied), front(implied, named)):
+        found = {name: made.pick(head(TargetForm.AUTHORITY, name), None).name for name in (b"a:443", b"a:80", b"c:443")}
+        assert found == {b"a:443": "x", b"a:80": "y", b"c:443": "y"}
+        assert made.pick(head(TargetForm.ABSOLUTE, b"a:443"), None).name == "x"
+
+
 def test_a_bound_connection_stays_with_its_entry_whatever_it_names() -> None:
     made = front(Entry("x", False, frozenset({b"a"})), Entry("y", False, frozenset({b"b"})))
     bound = Bound("x", b"a:80")

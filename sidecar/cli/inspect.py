@@ -125,12 +125,13 @@ def _inspect(question: _Question, clock: Clock) -> Report:
         remote = wire.remote
         seen = look(wire, question.server_name, question.alpn)
     chain = tuple(map(describe, seen.chain))
-    report = Report(str(question.address), question.server_name, question.alpn, seen, chain)
+    entry = question.entry
+    unseen = entry is not None and entry.passthrough
+    report = Report(str(question.address), question.server_name, question.alpn, seen, chain, unseen=unseen)
     if question.loaded is None:
         return report
-    entry = question.entry
     faults = judge(seen, _wanted(question.loaded, entry), clock.wall(), remote)
-    if entry is None:
+    if entry is None or unseen:
         return report.judged(faults)
     as_us = str(question.loaded.material.svid.id) if entry.tls is Tls.MUTUAL else NOBODY
     how = How(question.dial, question.server_name, question.alpn, clock)
@@ -146,7 +147,8 @@ def _wanted(loaded: Loaded, entry: Outbound | None) -> Wanted:
     if entry is None:
         return Wanted(bundles)
     site = entry.tls is Tls.PUBLIC
-    return Wanted(bundles, entry.peer, entry.pins, site=site, anywhere=entry.unsafe_private_addresses)
+    anywhere, unseen = entry.unsafe_private_addresses, entry.passthrough
+    return Wanted(bundles, entry.peer, entry.pins, site=site, anywhere=anywhere, unseen=unseen)
 
 
 def _question(args: argparse.Namespace, now: float) -> _Question:

@@ -25,7 +25,10 @@ _LONGEST: Final = 300
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All that was found. ``faults`` is None where nothing was verified; ``as_us`` is empty where our identity was not used."""
+    """All that was found. ``faults`` is None where nothing was verified; ``as_us`` is empty where our identity was not used.
+
+    ``unseen``: the entry passes the agent's own TLS on, so that it is the agent who verifies.
+    """
 
     address: str
     server_name: str | None
@@ -36,6 +39,7 @@ class Report:
     as_us: str = ""
     own: Own | None = None
     failed: Fault | None = None
+    unseen: bool = False
 
     def judged(
         self, faults: Sequence[Fault], *, as_us: str = "", own: Own | None = None, failed: Fault | None = None
@@ -135,6 +139,8 @@ def _verdict(report: Report) -> Iterator[str]:
     yield "we would refuse it:" if report.faults else "nothing of it would be refused"
     for fault in report.faults:
         yield from _fault(fault)
+    if report.unseen:
+        yield "it is the agent who does TLS and verifies (passthrough): nothing but the address is looked at here"
     if report.own is not None:
         own = report.own
         resumed = {True: "is resumed", False: "is not resumed", None: "is not one to resume"}[own.resumed]

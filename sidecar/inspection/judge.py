@@ -34,7 +34,7 @@ class Wanted:
     """Whom an outbound entry asks for: the bundles, and its ``peer`` and ``pins`` where there is one.
 
     ``site``: an ordinary HTTPS service, whose chain and name OpenSSL verifies in our own handshake. It has to be at a public
-    address, unless ``anywhere``.
+    address, unless ``anywhere``. ``unseen``: that is all, since the agent does TLS itself.
     """
 
     bundles: Bundles
@@ -42,6 +42,7 @@ class Wanted:
     pins: frozenset[Pin] = frozenset()
     site: bool = False
     anywhere: bool = False
+    unseen: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,7 @@ def judge(seen: Seen, wanted: Wanted, now: float, remote: str = "") -> list[Faul
 
 def _site(seen: Seen, wanted: Wanted, remote: str) -> list[Fault]:
     found = []
-    if seen.version not in SITE_VERSIONS:
+    if seen.version not in SITE_VERSIONS and not wanted.unseen:
         found.append(Fault(TlsCode.PROTOCOL_VERSION, f"it speaks {seen.version}; we speak TLSv1.2 or newer"))
     if not wanted.anywhere:
         try:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import ssl
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.support.processes import PLANNER, TOOLS, free_port, replace_file
 from tests.support.web import AUTHORITY, STRANGER, Web, https, page, sending
+from tests.unit.tls.test_web import old_server
 
 if TYPE_CHECKING:
     from tests.support.backend import Backend
@@ -95,3 +97,18 @@ def test_a_service_of_the_web_is_verified_by_the_systems_roots_and_its_name(site
         assert (own["identity"], own["peer"], own["resumed"]) == ("a client without a certificate", "localhost", None)
     else:
         assert found["own_handshake_failed"]["code"] == "authority_unknown"
+
+
+def test_where_the_agent_does_tls_itself_nothing_but_the_address_is_judged(site: Site) -> None:
+    """As the proxy does it: whose certificate that is, and which TLS, is between the agent and the service."""
+    with Web(sending(page(b"hello")), old_server(ssl.TLSVersion.TLSv1_1)) as server:
+        entry = {"name": "llm", "listen": f"127.0.0.1:{free_port()}", "connect": f"localhost:{server.port}"}
+        entry |= {"tls": "public", "passthrough": True, "unsafe_private_addresses": True}
+        site.sidecar("planner", outbound=[entry]).write()
+        done = site.command("inspect", "--config", "planner.yaml", "--entry", "llm")
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert len(server.versions) == 1, "the proxy makes no handshake of its own"
+    assert done.stdout.splitlines()[-2:] == [
+        "nothing of it would be refused",
+        "it is the agent who does TLS and verifies (passthrough): nothing but the address is looked at here",
+    ]

@@ -75,7 +75,7 @@ def build(hub: Hub, loaded: Loaded, key: OwnKey, previous: Generation | None) ->
         place: Place = ("inbound", entry.listen)
         make = _requests if entry.forward.protocol is Protocol.HTTP else _tunnels
         generation.services[place] = make(hub, generation, entry, kept)
-    if loaded.config.outbound:
+    if loaded.config.outbound or loaded.config.agent is not None:
         from sidecar.app.outbound import add_services  # noqa: PLC0415 - for configurations with such entries alone
 
         add_services(hub, generation, kept)

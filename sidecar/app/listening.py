@@ -27,7 +27,8 @@ def places(config: Config) -> KeysView[Place]:
     """Where a configuration listens."""
     found: dict[Place, None] = {("inbound", each.listen): None for each in config.inbound}
     found |= {("outbound", each.listen): None for each in config.outbound}
-    if config.agent is not None and config.outbound:
+    if config.agent is not None:
+        # Also while no entry is named: the agent was told of the address once and for all.
         found["outbound", config.agent] = None
     return found.keys()
 

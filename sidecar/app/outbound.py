@@ -72,9 +72,9 @@ def add_services(hub: Hub, generation: Generation, kept: Generation) -> None:
     for entry in config.outbound:
         generation.outbound[entry.name] = _reached(hub, generation, entry, kept)
     for listen, names in by_listen(config.outbound).items():
-        generation.services["outbound", listen] = service_at(generation, listen, names)
+        generation.services["outbound", listen] = service_at(hub, generation, listen, names)
     if config.agent is not None:
-        generation.services["outbound", config.agent] = front_of(generation, AGENT, generation.outbound, ())
+        generation.services["outbound", config.agent] = front_of(hub, generation, AGENT, generation.outbound, ())
 
 
 def _reached(hub: Hub, generation: Generation, entry: Outbound, kept: Generation) -> Reached:
@@ -148,14 +148,14 @@ def by_listen(entries: Iterable[Outbound]) -> dict[Address, list[str]]:
     return found
 
 
-def service_at(generation: Generation, listen: Address, names: list[str]) -> Entry:
+def service_at(hub: Hub, generation: Generation, listen: Address, names: list[str]) -> Entry:
     """Makes the service of a listener: its one entry's own, or that of several."""
     if len(names) == 1:
         return generation.outbound[names[0]].alone(generation, listen)
-    return front_of(generation, str(listen), names, generation.outbound[names[0]].entry.uids)
+    return front_of(hub, generation, str(listen), names, generation.outbound[names[0]].entry.uids)
 
 
-def front_of(generation: Generation, name: str, entries: Iterable[str], uids: Collection[int]) -> Front:
+def front_of(hub: Hub, generation: Generation, name: str, entries: Iterable[str], uids: Collection[int]) -> Front:
     """Makes the service of a listener for any of the entries, also those of other listeners.
 
     Each is reached by its ``hosts``, or, where it has none, by its own name. ``name`` is what the log calls requests that
@@ -168,4 +168,4 @@ def front_of(generation: Generation, name: str, entries: Iterable[str], uids: Co
         reached = generation.outbound[each]
         hosts = reached.entry.hosts or frozenset((each.encode("ascii"),))
         found.append(reached.behind(generation, hosts, uids))
-    return Front(name, found)
+    return Front(hub, name, generation.own, generation.policy_version, found, own_and(uids))

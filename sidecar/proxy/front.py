@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from sidecar.http.messages import RequestHead
     from sidecar.proxy.bound import Bound
     from sidecar.proxy.exchange import Exchange
+    from sidecar.proxy.hub import Hub
+    from sidecar.proxy.service import Self
     from sidecar.proxy.tunnel_service import OutboundTunnels
 
 _ABSOLUTE, _AUTHORITY = TargetForm.ABSOLUTE, TargetForm.AUTHORITY
@@ -33,11 +35,15 @@ class Front(AgentService):
     connecting: ClassVar[type[Exchange]] = Connect
     on_connect: ClassVar[OnConnect] = OnConnect.BIND
 
-    def __init__(self, name: str, entries: Sequence[AgentService]) -> None:
-        """``entries`` is not empty. What two of them claim is neither's; a configuration says so before."""
-        first = entries[0]
-        table = RouteTable(Route(rule="", listen=frozenset()), first.policy_version)
-        super().__init__(first.hub, name, first.own, table, nowhere(first.hub), uids=first.uids)
+    def __init__(
+        self, hub: Hub, name: str, own: Self, version: str, entries: Sequence[AgentService], uids: frozenset[int] | None
+    ) -> None:
+        """What two of ``entries`` claim is neither's; a configuration says so before. Without any, nothing is served.
+
+        ``version`` is that of the policy, ``uids`` are the users whose processes are served: our own where it is None.
+        """
+        table = RouteTable(Route(rule="", listen=frozenset()), version)
+        super().__init__(hub, name, own, table, nowhere(hub), uids=uids)
         self._by_name = {entry.name: entry for entry in entries}
         takers = [entry for entry in entries if entry.on_connect is not OnConnect.TUNNEL]
         self._absolute = alone((entry, entry.routes.absolute) for entry in takers)

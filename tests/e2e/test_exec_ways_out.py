@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.e2e.test_uids import NOBODY, as_user
 from tests.support.eventually import eventually
 from tests.support.execution import Execution
 from tests.support.processes import TOOLS, free_port, outbound
@@ -105,6 +107,52 @@ def test_the_entries_of_a_reload_are_served_there_too(site: Site, backend: Backe
     sidecar.write()
     eventually(lambda: execution.ask("http://later.internal/") == "200", "the changed file to be in force")
     assert execution.ask("http://tools.internal/") == "403"
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_agents_proxy_outlives_a_time_in_which_nothing_is_named(site: Site, backend: Backend, workers: int) -> None:
+    """It answers as it does for whatever is not named, and serves again, at the same address, when entries come back."""
+    tools = site.tools(backend).start()
+    sidecar = planner(site, tools, workers=workers)
+    sidecar.config["inbound"] = [tools.config["inbound"][0] | {"name": "kept", "listen": f"127.0.0.1:{free_port()}"}]
+    execution = Execution(site, sidecar, AGENT)
+    proxy = json.loads(execution.ask("env"))["HTTP_PROXY"]
+    assert execution.ask("http://tools.internal/") == "200"
+    entries = sidecar.config["outbound"]
+    for _ in range(2):
+        sidecar.config["outbound"] = []
+        sidecar.write()
+        eventually(lambda: execution.ask("http://tools.internal/") == "403", "the changed file to be in force")
+        for url in ("http://no-host/", f"{proxy}/", "http://169.254.169.254/latest/meta-data"):
+            assert execution.ask(url) == "403", url
+        sidecar.await_log(
+            listener="agent_listener", decision="deny", decision_reason="host_not_served", dst_name="no-host"
+        )
+        sidecar.config["outbound"] = entries
+        sidecar.write()
+        eventually(lambda: execution.ask("http://tools.internal/") == "200", "the entries to be back")
+        assert execution.ask("http://no-host/") == "200"
+    execution.process.stdin.close()  # type: ignore[union-attr]  # it is a pipe
+    assert execution.end() == 0
+
+
+@pytest.mark.needs("root")
+@pytest.mark.skipif(sys.platform != "linux", reason="whose a loopback connection is, Linux alone says")
+@pytest.mark.threat(61)
+def test_threat_61_the_agents_proxy_is_for_no_other_user_while_nothing_is_named_either(
+    site: Site, backend: Backend
+) -> None:
+    tools = site.tools(backend).start()
+    sidecar = planner(site, tools)
+    sidecar.config["inbound"] = [tools.config["inbound"][0] | {"name": "kept", "listen": f"127.0.0.1:{free_port()}"}]
+    execution = Execution(site, sidecar, AGENT)
+    place = json.loads(execution.ask("env"))["HTTP_PROXY"].removeprefix("http://")
+    sidecar.config["outbound"] = []
+    sidecar.write()
+    eventually(lambda: execution.ask("http://tools.internal/") == "403", "the changed file to be in force")
+    assert as_user(NOBODY, place) == "closed"
+    (line,) = sidecar.await_log(event="refused", error="uid_not_allowed")
+    assert (line["listener"], line["src.uid"]) == ("agent_listener", NOBODY)
 
 
 def test_entries_that_share_a_listener_are_told_by_their_hosts(site: Site, backend: Backend) -> None:

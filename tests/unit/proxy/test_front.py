@@ -43,7 +43,8 @@ def service(entry: Entry) -> AgentService:
 
 
 def front(*entries: Entry) -> Front:
-    return Front("127.0.0.1:1", [service(entry) for entry in entries])
+    own: Any = None
+    return Front(HUB, "127.0.0.1:1", own, "v1", [service(entry) for entry in entries], None)
 
 
 def head(form: TargetForm, authority: bytes) -> RequestHead:
@@ -72,7 +73,7 @@ HOST = st.builds(lambda name, port: name + port, NAMES, PORTS)
 def configurations(draw: st.DrawFn) -> list[Entry]:
     """Entries that no configuration would refuse: each host has one, by any spelling."""
     entries, taken = [], set[bytes]()
-    for name in "xyz"[: draw(st.integers(1, 3))]:
+    for name in "xyz"[: draw(st.integers(0, 3))]:
         hosts = {host for host in draw(st.sets(HOST, min_size=1)) if host.removesuffix(b":80") not in taken}
         taken |= {host.removesuffix(b":80") for host in hosts}
         entries.append(Entry(name, draw(st.booleans()), frozenset(hosts)))

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from sidecar.accept import Acceptor
 from sidecar.admin.address import AdminAddress
 from sidecar.admin.answers import Answer, Later, admin_routes, answer, health_routes
 from sidecar.admin.credentials import allowed_uids
@@ -21,7 +22,6 @@ from sidecar.http.limits import HttpLimits
 from sidecar.http.messages import Framing
 from sidecar.http.receiver import RequestReceiver
 from sidecar.http.write import error_response
-from sidecar.proxy.accept import Acceptor
 from sidecar.proxy.binding import ANYBODY, bind_unix
 from sidecar.proxy.failure import BindError
 from sidecar.proxy.listener import bind, listen

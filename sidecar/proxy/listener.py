@@ -5,8 +5,8 @@ from __future__ import annotations
 import socket
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
+from sidecar.accept import Acceptor
 from sidecar.proxy import account
-from sidecar.proxy.accept import Acceptor
 from sidecar.proxy.binding import Binding
 from sidecar.proxy.connection import Connection, Entry
 from sidecar.proxy.failure import BindCode, BindError, ProxyCode, StrangerError

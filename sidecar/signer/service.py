@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from sidecar.accept import Acceptor
 from sidecar.errors import LocalError
 from sidecar.identity.pins import Pin
 from sidecar.keys.errors import KeyCode, PrivateKeyError, SignError
@@ -113,16 +114,23 @@ class SignerService:
         #: The one that has had nothing to do for longest is the first of those that are not busy.
         self.open: dict[Connection, None] = {}
         self._file: SocketFile | None = None
-        self._server: asyncio.Server | None = None
+        self._acceptor: Acceptor | None = None
 
     async def start(self) -> None:
         """Makes the socket and begins to accept. Raises LocalError."""
         assert self._place is not None  # noqa: S101 - see __init__
         self._file = SocketFile.make(self._place.path, self._place.rules())
-        loop = asyncio.get_running_loop()
-        # One at a time, then as many may wait as may be open: out of descriptors, asyncio fails once for each it may take.
-        self._server = await loop.create_unix_server(lambda: Connection(self), sock=self._file.sock, backlog=1)
-        self._file.sock.listen(self.limits.connections)
+        sock = self._file.sock
+        sock.listen(self.limits.connections)
+        self._acceptor = Acceptor(
+            asyncio.get_running_loop(),
+            sock,
+            lambda _sock, _address: Connection(self),
+            messages=self.means.messages,
+            failed=lambda _error: None,  # nobody counts here: its messages tell of it
+            address=f"unix:{self._place.path}",
+        )
+        self._acceptor.start()
         self.means.messages.info(
             "the signer service is ready",
             socket=self._place.path,
@@ -137,8 +145,8 @@ class SignerService:
         file, self._file = self._file, None
         if file is not None:
             file.remove()
-        if self._server is not None:
-            self._server.close()
+        if self._acceptor is not None:
+            self._acceptor.close()
         for connection in list(self.open):
             connection.stop()
         if file is not None:

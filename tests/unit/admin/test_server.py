@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import json
 import os
 import socket
@@ -17,6 +16,7 @@ from sidecar.http.limits import HttpLimits
 from sidecar.proxy.failure import BindError
 from sidecar.proxy.listener import bind
 from tests.support.eventually import soon
+from tests.support.lacking import lacking
 from tests.support.log import KeptMessages
 from tests.support.status import CANARY, FakeStatus
 
@@ -31,26 +31,6 @@ SMALL = AdminLimits(connections=2, timeout=5.0, linger_seconds=0.05, linger_byte
 
 def around(messages: KeptMessages, limits: AdminLimits = USUAL) -> Surroundings:
     return Surroundings(messages, CLOCK, messages.lines.append, limits)
-
-
-class Lacking:
-    """A listening socket that has no descriptor for so many tries."""
-
-    def __init__(self, real: socket.socket, tries: int) -> None:
-        self.real = real
-        self.tries = tries
-
-    def accept(self) -> tuple[socket.socket, object]:
-        if self.tries:
-            self.tries -= 1
-            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-        return self.real.accept()
-
-    def fileno(self) -> int:
-        return self.real.fileno()
-
-    def close(self) -> None:
-        self.real.close()
 
 
 class Asker:
@@ -501,9 +481,7 @@ async def test_a_port_in_use_is_an_error() -> None:
 @pytest.mark.threat(51)
 async def test_threat_51_without_descriptors_newcomers_wait(tmp_path: Path) -> None:
     async with admin(tmp_path) as asker:
-        acceptor = asker.server._acceptor
-        assert acceptor is not None
-        acceptor._sock = Lacking(acceptor._sock, 2)  # type: ignore[assignment]
+        lacking(asker.server, tries=2)
         assert (await asker.ask("/live"))[0] == 200
         where = f"address=unix:{tmp_path / 'a.sock'}"
         assert asker.messages.lines == [

@@ -22,6 +22,7 @@ from sidecar.signer.limits import SignerLimits
 from sidecar.signer.service import Place, SocketCode, let_go, open_key
 from tests.support.ca import keypair
 from tests.support.eventually import soon
+from tests.support.lacking import lacking
 from tests.support.signer_service import Ground, StuckDevice, software_signer
 
 if TYPE_CHECKING:
@@ -60,6 +61,20 @@ def test_a_key_that_does_not_sign_is_closed_again(tmp_path: Path, monkeypatch: p
         open_key(KeyFile(tmp_path / "k"), Secrets(pem=PEM), 3.0)
     assert caught.value.code is SignCode.BAD_SIGNATURE
     assert len(closed) == 1
+
+
+@pytest.mark.threat(51)
+async def test_threat_51_without_descriptors_clients_wait(ground: Ground) -> None:
+    lacking(await ground.start(), tries=2)
+    client = await ground.client()
+    client.send(ASK_KEY)
+    assert isinstance(await client.reply(), Done)
+    told = [line for line in ground.messages.lines if "accept" in line]
+    where = f"address=unix:{ground.path}"
+    assert told == [
+        f'error cannot accept: newcomers wait, what is open goes on {where} error=EMFILE reason="Too many open files"',
+        f"info accepts again {where}",
+    ]
 
 
 async def test_the_socket_is_ours_alone(ground: Ground) -> None:

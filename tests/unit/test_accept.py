@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from sidecar.proxy.accept import BATCH, FIRST_PAUSE, LONGEST_PAUSE, Acceptor
+from sidecar.accept import BATCH, FIRST_PAUSE, LONGEST_PAUSE, Acceptor
 from sidecar.telemetry.messages import Messages
 from tests.support.eventually import soon
 from tests.support.pair import turns

@@ -50,7 +50,7 @@ bench: $(STAMP) $(TPM)
 	$(BIN)/python -m bench $(BENCH)
 
 soak: $(STAMP) $(TPM)
-	SIDECAR_SOAK=1 $(BIN)/python -m tests.run -m soak
+	SIDECAR_SOAK=1 $(BIN)/python -m tests.run -n 0 -m soak
 
 COMPILE := uv pip compile --universal --generate-hashes --no-emit-index-url --no-header --no-annotate --python-version 3.11
 

@@ -9,7 +9,7 @@
   has any effect.
 
 The first and the last are inherited by programs that we start, such as the command of a token source; whoever starts the
-agent itself must not be hardened.
+agent itself must not be hardened, but only concealed by the second.
 """
 
 from __future__ import annotations
@@ -36,10 +36,15 @@ def harden() -> list[str]:
     return missing
 
 
+def conceal() -> list[str]:
+    """Does of `harden` what no program inherits that this process starts: its memory and environment are its own."""
+    if sys.platform != "linux" or (reason := _prctl(_PR_SET_DUMPABLE, 0)) is None:
+        return []
+    return [f"other processes of this user can read its memory (PR_SET_DUMPABLE): {reason}"]
+
+
 def _linux() -> list[str]:
-    missing = []
-    if (reason := _prctl(_PR_SET_DUMPABLE, 0)) is not None:
-        missing.append(f"other processes of this user can read its memory (PR_SET_DUMPABLE): {reason}")
+    missing = conceal()
     if (reason := _prctl(_PR_SET_NO_NEW_PRIVS, 1)) is not None:
         missing.append(f"it may gain privileges (PR_SET_NO_NEW_PRIVS): {reason}")
     return missing

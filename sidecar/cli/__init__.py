@@ -32,8 +32,8 @@ FINE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
 class Command(NamedTuple):
     """One row of the table: where a command lives, and what `sidecar --help` says of it.
 
-    ``hardened``: its process is (`sidecar.hardening`), as it may hold a key, a PIN or a token; not where it starts
-    programs of the user's, which would inherit some of that.
+    ``hardened``: its process is (`sidecar.hardening`), as it may hold a key, a PIN or a token; where it starts programs of
+    the user's, which would inherit some of that, it is only concealed.
     """
 
     module: str
@@ -110,17 +110,17 @@ def _run(argv: Sequence[str], *, ours: bool) -> int:
         parser.print_help(sys.stderr)
         return WRONG
     command = COMMANDS[args.command]
-    if ours and command.hardened:
-        _harden()
+    if ours:
+        _harden(command)
     code: int = importlib.import_module(command.module).run(args)
     return code
 
 
-def _harden() -> None:
+def _harden(command: Command) -> None:
     """Before anything secret is read. What the system refuses is said; it protects what must work all the same."""
-    from sidecar.hardening import harden  # noqa: PLC0415 - only a command that runs needs it
+    from sidecar.hardening import conceal, harden  # noqa: PLC0415 - only a command that runs needs it
 
-    for missing in harden():
+    for missing in harden() if command.hardened else conceal():
         complain(f"warning: not hardened: {missing}", "does a seccomp profile of the container forbid it?")
 
 

@@ -6,6 +6,7 @@ import argparse
 import os
 import shutil
 import socket
+import sys
 from contextlib import ExitStack
 from enum import StrEnum
 from pathlib import Path
@@ -77,7 +78,8 @@ def run(args: argparse.Namespace) -> int:
             lent.append(sock.detach())
             words += ["--agent-listener", str(lent[-1])]
         order = Order(
-            proxy=[interpreter(), *path_flags(), "-m", "sidecar", "run", *words, "--", str(args.file)],
+            program=interpreter(),
+            proxy=[sys.executable, *path_flags(), "-m", "sidecar", "run", *words, "--", str(args.file)],
             lent=lent,
             agent=agent,
             environ=agent_environment(config, proxy, os.environ),

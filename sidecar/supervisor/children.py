@@ -26,12 +26,14 @@ class Children:
         words: Sequence[str],
         environ: Mapping[str, str],
         *,
+        program: str | None = None,
         output: int | None = None,
         inherited: Sequence[int] = (),
         apart: bool = False,
     ) -> int:
         """Starts a program, by its path or its name in PATH, and returns its process id; signals are as by default.
 
+        ``program`` is what is executed where that is not the first of ``words``.
         It has our standard streams, except where ``output`` stands in for standard output, which leaves it no input either.
         Of descriptors that we have opened it gets those ``inherited``. ``apart``: in a session of its own, which no
         terminal's signal reaches. Raises OSError where it cannot be started.
@@ -43,7 +45,7 @@ class Children:
             os.set_inheritable(descriptor, True)
         try:
             child = os.posix_spawnp(
-                words[0],
+                program or words[0],
                 list(words),
                 dict(environ),
                 file_actions=actions,

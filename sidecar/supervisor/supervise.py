@@ -39,11 +39,12 @@ class SuperviseCode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What to run. ``lent`` are the descriptors that the proxy inherits; ``admin`` is its administration socket.
+    """What to run. ``program`` is executed as ``proxy``; ``lent`` are the descriptors that it inherits, ``admin`` its socket.
 
     ``ready_seconds`` is how long the proxy may take to be ready, ``drain_seconds`` to drain.
     """
 
+    program: str
     proxy: Sequence[str]
     lent: Sequence[int]
     agent: Sequence[str]
@@ -75,7 +76,9 @@ class _Supervisor:
     def run(self) -> int:
         order = self._order
         # What the proxy prints is not the agent's output, which may be a protocol: its standard output is our error output.
-        self._proxy = self._children.start(order.proxy, os.environ, output=2, inherited=order.lent, apart=True)
+        self._proxy = self._children.start(
+            order.proxy, os.environ, program=order.program, output=2, inherited=order.lent, apart=True
+        )
         for descriptor in order.lent:
             os.close(descriptor)
         try:

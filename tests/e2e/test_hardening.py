@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.processes import ask
+from tests.support.processes import COMMAND, LOOPBACK, ask
 from tests.support.workers import worker_pids
 
 if TYPE_CHECKING:
@@ -116,6 +116,30 @@ def test_threat_60_no_other_process_of_its_user_reads_its_memory(site: Site, bac
         "environ": "refused",
         "fd": "refused",
     }
+
+
+@pytest.mark.threat(60)
+@pytest.mark.needs("root", "setpriv")
+def test_threat_60_the_agent_of_exec_cannot_read_what_is_kept_from_it_in_who_started_it(
+    site: Site, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client secret in a variable is not the agent's; its parent has that variable, and is of the same user."""
+    monkeypatch.setenv("TOOLS_SECRET", "hush")
+    source = {"name": "issuer", "kind": "oauth2", "issuer": f"https://{LOOPBACK}:1", "client_id": "planner"}
+    source |= {"client_auth": "client_secret_basic", "client_secret": {"env": "TOOLS_SECRET"}}
+    planner = site.planner(backend.port, {"token": "issuer"}, tokens=[source])
+    planner.write()
+    as_user(site, planner)
+    looks = 'for name in environ mem; do head -c 9999 "/proc/$PPID/$name"; done; env'
+    command = [*planner.wrapper, *COMMAND, "exec", planner.file.name, "--", "sh", "-c", looks]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=site.folder)
+    assert "SIDECAR_TOOLS_URL=" in done.stdout
+    assert "hush" not in done.stdout
+    assert done.stderr.count("Permission denied") == 2
+    control = subprocess.run(
+        [*AS_USER, "sh", "-c", f"sh -c '{looks}'; true"], capture_output=True, text=True, check=True
+    )
+    assert control.stdout.count("TOOLS_SECRET=hush") == 2
 
 
 def looked_at(pid: int) -> dict[str, str]:

@@ -38,6 +38,20 @@ def test_it_is_not_dumpable_and_gets_no_privileges() -> None:
 
 
 @linux
+def test_what_is_only_concealed_leaves_nothing_to_what_it_starts() -> None:
+    shows = (
+        "import ctypes, resource; get = lambda n: ctypes.CDLL(None).prctl(n, 0, 0, 0, 0);"
+        "print(get(3), get(39), resource.getrlimit(resource.RLIMIT_CORE))"
+    )
+    code = (
+        "import subprocess, sys; from sidecar.hardening import conceal; print(conceal(), end=' ', flush=True);"
+        f"{shows}; sys.stdout.flush(); subprocess.run([sys.executable, '-c', {shows!r}], check=True)"
+    )
+    core = resource.getrlimit(resource.RLIMIT_CORE)
+    assert python(code).splitlines() == [f"[] 0 0 {core}", f"1 0 {core}"]
+
+
+@linux
 def test_what_the_system_refuses_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(limit: int, _: object) -> None:
         assert limit == resource.RLIMIT_CORE

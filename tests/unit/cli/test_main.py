@@ -197,6 +197,20 @@ def test_a_process_of_ours_is_hardened_before_its_command_runs(
     assert told[2:] == ["planner.yaml"], "what calls us is not ours to harden"
 
 
+def test_one_that_starts_the_users_programs_is_only_concealed(
+    command: Callable[[Callable[[argparse.Namespace], int]], None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    command(lambda _: 0)
+    monkeypatch.setitem(COMMANDS, "run", COMMANDS["run"]._replace(hardened=False))
+    monkeypatch.setattr("sidecar.hardening.harden", lambda: pytest.fail("its children would inherit it"))
+    monkeypatch.setattr("sidecar.hardening.conceal", lambda: ["no prctl"])
+    monkeypatch.setattr(sys, "argv", ["sidecar", "run", "planner.yaml"])
+    assert main() == 0
+    assert "not hardened: no prctl" in capsys.readouterr().err
+
+
 def test_every_command_is_hardened_but_those_that_start_programs_of_the_user() -> None:
     assert [name for name, row in COMMANDS.items() if not row.hardened] == ["exec", "demo"]
 

@@ -35,6 +35,13 @@ def test_how_it_ended() -> None:
     assert run(children, "import os; os.kill(os.getpid(), 9)") == -9
 
 
+def test_the_program_may_be_another_one_than_it_is_called() -> None:
+    children = Children()
+    child = children.start(["/nowhere/python", "-c", "raise SystemExit(7)"], os.environ, program=sys.executable)
+    eventually(lambda: (children.reap(), children.ended(child))[1] is not None, "the child to end")
+    assert children.ended(child) == 7
+
+
 @pytest.mark.parametrize(
     ("program", "error"), [("/nonexistent/x", FileNotFoundError), ("/etc/passwd", PermissionError)]
 )

@@ -17,7 +17,7 @@ class Signals:
     """Made in the task that starts the server. SIGTERM and SIGINT end that, and later drain; SIGHUP reloads.
 
     A SIGHUP that comes while it starts waits until it serves: nobody means to end it by that. One that comes while a
-    reload is yet to begin asks for nothing more.
+    reload is yet to begin asks for nothing more, but that the log is opened again, at once.
     """
 
     def __init__(self) -> None:
@@ -47,7 +47,11 @@ class Signals:
 
     def _hang_up(self) -> None:
         self._reload_wanted = True
-        if self._server is not None and not self._reloading:
+        if self._server is None:
+            return
+        if self._reloading:
+            self._server.reopen_log()
+        else:
             self._begin_reload()
 
     def _begin_reload(self) -> None:

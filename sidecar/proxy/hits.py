@@ -20,6 +20,8 @@ _NAMED_OTHERWISE: Final[dict[str, str]] = {
     HttpCode.TOO_MANY_FIELDS: "fields",
     HttpCode.TOO_MANY_TRAILERS: "fields",
     HttpCode.TRAILERS_TOO_LARGE: "trailer_bytes",
+    HttpCode.CHUNK_LINE_TOO_LONG: "chunk_line_bytes",
+    HttpCode.TOO_MANY_INFORMATIONAL: "informational",
     ProxyCode.UPSTREAM_CONNECT_TIMEOUT: "connect_timeout",
     ProxyCode.UPSTREAM_TIMEOUT: "upstream_timeout",
     ProxyCode.UPSTREAM_STALLED: "stall_timeout",

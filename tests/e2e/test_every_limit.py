@@ -123,6 +123,7 @@ ROWS = (
     Row("fields", {"fields": 8}, meet.many_fields, "431, closed", "too_many_fields"),
     Row("fields", {"fields": 8}, meet.many_trailers, "431, closed", "too_many_trailers"),
     Row("trailer_bytes", {}, meet.long_trailers, "431, closed", "trailers_too_large"),
+    Row("chunk_line_bytes", {}, meet.a_long_chunk_line, "400, closed", "chunk_line_too_long"),
     Row("body_bytes", {"body_bytes": "1KiB"}, meet.a_large_body, "413, closed", "limit_body_bytes"),
     Row("body_bytes", {"body_bytes": "1KiB"}, meet.a_large_body_in_chunks, "413, closed", "limit_body_bytes"),
     # How many and how often.
@@ -191,6 +192,8 @@ ROWS = (
     Row(
         "upstream_timeout", {"upstream_timeout": "300ms"}, meet.a_server_that_does_not_answer, "504", "upstream_timeout"
     ),
+    # Towards the agent it is the other sidecar that meets it.
+    Row("informational", {}, meet.interim_responses_without_end, "502", "too_many_informational", sides=INBOUND),
     # Counted and not logged: nothing ends but what nobody uses.
     Row("upstream_idle_timeout", {"upstream_idle_timeout": "200ms"}, meet.a_spare_connection, "200", None),
     Row(

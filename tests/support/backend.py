@@ -4,7 +4,8 @@ What it answers is in the path, so that one backend can serve a whole module:
 
     /bytes/<n>  that many bytes             /sink   a JSON object with size and SHA-256 of the body
     /hold/...   answers when `release` is called   /events  server-sent events, one for each `emit`
-    /early      hangs up after half a body         anything else  ``hello``
+    /early      hangs up after half a body         /hints/<n>  that many interim responses, then ``hello``
+    anything else  ``hello``
 """
 
 from __future__ import annotations
@@ -174,6 +175,9 @@ class Backend:
         elif path == "/early":
             sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf")
             raise OSError("as asked")
+        elif path.startswith("/hints/"):
+            sock.sendall(b"HTTP/1.1 103 Early Hints\r\n\r\n" * int(path.removeprefix("/hints/")))
+            _respond(sock, request.method, b"hello\n", "text/plain")
         elif path.startswith("/bytes/"):
             _respond(sock, request.method, b"x" * int(path.removeprefix("/bytes/")), "application/octet-stream")
         elif path == "/sink":

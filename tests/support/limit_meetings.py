@@ -12,6 +12,7 @@ from tests.support.processes import Pending, now
 from tests.support.raw import talks
 from tests.support.resources import MIB
 from tests.support.tls import Ours, key_update, planner_context
+from tests.support.wire import take_response
 
 if TYPE_CHECKING:
     import http.client
@@ -151,6 +152,10 @@ def long_trailers(at: Meeting) -> str:
     return _refused(at, "POST /refused", CHUNKED, body=b"1\r\na\r\n0\r\n" + trailer + b"\r\n")
 
 
+def a_long_chunk_line(at: Meeting) -> str:
+    return _refused(at, "POST /refused", CHUNKED, body=b"1;" + b"a" * 5000 + b"\r\na\r\n0\r\n\r\n")
+
+
 def a_large_body(at: Meeting) -> str:
     return _refused(at, "POST /refused", "Content-Length: 2000", body=b"x" * 2000)
 
@@ -256,6 +261,21 @@ def a_server_that_does_not_shake_hands(at: Meeting) -> str:
 
 def a_server_that_does_not_answer(at: Meeting) -> str:
     return str(asked(at.client(), "GET /hold/on").status)
+
+
+def interim_responses_without_end(at: Meeting) -> str:
+    sock = at.client()
+    send(sock, "GET /hints/101")
+    data, interim = bytearray(), 0
+    while (found := take_response(data)) is None or found.status == 103:
+        if found is not None:
+            interim += 1
+            continue
+        piece = sock.recv(65536)
+        assert piece, "the connection ended"
+        data += piece
+    assert interim == 100
+    return str(found.status)
 
 
 def a_spare_connection(at: Meeting) -> str:

@@ -13,7 +13,7 @@ from sidecar.telemetry.metrics import Metrics
 #: Said by another: the rate by its window, the burst by the rate, and a spare connection by nothing (`Upstream.expired`).
 ELSEWHERE = {"min_rate", "request_burst", "upstream_idle_timeout"}
 #: Bounds that are no key.
-FIXED = {"tls_records", "retries", "trailer_bytes"}
+FIXED = {"tls_records", "retries", "trailer_bytes", "chunk_line_bytes", "informational"}
 
 
 def test_codes_and_limits_are_of_one_piece() -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from sidecar.errors import SidecarError
 from sidecar.policy.decision import Permit
-from sidecar.proxy.failure import DialError, HandshakeQueueError, ProxyCode, SigningLateError
+from sidecar.proxy.failure import DialError, HandshakeQueueError, HandshakeTimeoutError, ProxyCode, SigningLateError
 from sidecar.tls.failure import SigningFailedError
 
 if TYPE_CHECKING:
@@ -76,7 +76,8 @@ def dial_error(error: BaseException, text: str) -> DialError | None:
     """Names why a connection could not be made; None for what is no failure of the upstream (a cancellation)."""
     if isinstance(error, DialError):
         return error  # whoever opens it has said so
-    if isinstance(error, TimeoutError):
+    # The latter: the same limit, where a busy loop looks at the stream's deadline first.
+    if isinstance(error, (TimeoutError, HandshakeTimeoutError)):
         return DialError(ProxyCode.UPSTREAM_CONNECT_TIMEOUT, f"{text} did not answer in time")
     if isinstance(error, (ConnectionRefusedError, FileNotFoundError)):  # the latter: no such socket file
         return DialError(ProxyCode.UPSTREAM_REFUSED, f"nothing listens on {text}")

@@ -14,6 +14,7 @@ from sidecar.proxy.failure import DialError, ProxyCode
 from sidecar.proxy.pool import PlainDestination
 from sidecar.proxy.stream import State
 from sidecar.proxy.target import TcpTarget
+from tests.support.clock import Shifted
 from tests.support.pair import LOOPBACK, Plan, Upstream, keep_answering, read_head, world
 
 if TYPE_CHECKING:
@@ -80,6 +81,24 @@ async def test_threat_52_a_handshake_that_nobody_answers_is_504_within_connect_t
         await w.eventually(lambda: hole.open == 0)
         assert b"/mcp" not in hole.heads[0]
         assert w.upstream_connections == 0
+
+
+@pytest.mark.threat(52)
+async def test_threat_52_so_it_is_where_the_deadline_of_the_stream_is_seen_first(tmp_path: Path) -> None:
+    """As in a loop that was busy when both came."""
+    shifted = Shifted()
+    async with (
+        Upstream(keep_answering) as mute,
+        world(tmp_path, Plan(connect_port=mute.port, clock=shifted.clock)) as w,
+    ):
+        agent = await w.plain()
+        agent.send(GET)
+        await w.eventually(lambda: any(stream.state is State.OPENING for stream in w.hub.streams))
+        shifted.monotonic += w.hub.limits.connect_timeout + 1
+        w.hub._sweep()
+        response = await agent.response()
+        assert (response.status, b"upstream_connect_timeout" in response.body) == (504, True)
+        await w.logged(1, direction="outbound", error="upstream_connect_timeout")
 
 
 @pytest.mark.threat(52)

@@ -17,6 +17,7 @@ from tests.support import execution as module
 from tests.support.eventually import eventually
 from tests.support.execution import Execution
 from tests.support.processes import COMMAND, listens
+from tests.support.workers import children
 
 if TYPE_CHECKING:
     from tests.support.backend import Backend
@@ -243,10 +244,59 @@ def test_as_process_1_it_reaps_what_others_leave_behind(site: Site, tools: Sidec
         "print(zombies(), flush=True)\n"
         "sys.exit(5)\n"
     )
-    wrapper = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
-    execution = Execution(site, tools, code, wrapper=wrapper)
+    execution = Execution(site, tools, code, wrapper=PROCESS_1)
     assert execution.line() == "(0, 3)", execution.stderr
     assert execution.end() == 5
+
+
+#: Nothing but what comes before the command is loaded; says so, and waits.
+FIRST_MOMENTS = """
+import signal, sys, types
+sys.modules["sidecar.cli"] = cli = types.ModuleType("sidecar.cli")
+def wait():
+    print("loaded", flush=True)
+    while True: signal.pause()
+cli.main = wait
+from sidecar.__main__ import main
+sys.exit(main())
+"""
+PROCESS_1 = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
+
+
+@pytest.mark.needs("root", "unshare")
+def test_as_process_1_it_can_be_ended_before_anything_is_loaded(site: Site) -> None:
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "text": True}
+    process = site.process(*PROCESS_1, sys.executable, "-c", FIRST_MOMENTS, **pipes)
+    assert process.stdout.readline() == "loaded\n"
+    (inside,) = children(process.pid)
+    os.kill(inside, signal.SIGTERM)
+    assert process.wait(60) == 128 + signal.SIGTERM
+
+
+@pytest.mark.needs("root", "unshare")
+def test_as_process_1_it_obeys_as_soon_as_it_can_hear(site: Site, tools: Sidecar) -> None:
+    """Whatever it is at by then: reading the file, waiting for the proxy, or passing the signal on."""
+    execution = Execution(site, tools, SLEEP.format("pass"), wrapper=PROCESS_1)
+    eventually(lambda: any(catches(pid, signal.SIGTERM) for pid in children(execution.process.pid)), "a handler")
+    (inside,) = children(execution.process.pid)
+    os.kill(inside, signal.SIGTERM)
+    assert execution.end() == 128 + signal.SIGTERM
+
+
+def test_any_other_process_keeps_what_ends_it(site: Site) -> None:
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "text": True}
+    process = site.process(sys.executable, "-c", FIRST_MOMENTS, **pipes)
+    assert process.stdout.readline() == "loaded\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == -signal.SIGTERM
+
+
+def catches(pid: int, number: int) -> bool:
+    """Whether a process has a handler for a signal."""
+    with contextlib.suppress(OSError):
+        caught = re.search(r"^SigCgt:\t([0-9a-f]+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+        return caught is not None and bool(int(caught[1], 16) >> (number - 1) & 1)
+    return False
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="how Ctrl-C is told from kill is of Linux")

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from sidecar.admin.server import AdminServer, HealthServer, HealthSocket
 from sidecar.config.values import Address, UnixAddress
 from sidecar.proxy.binding import Binding
-from sidecar.proxy.listener import bind
+from sidecar.proxy.failure import ProxyCode
+from sidecar.proxy.listener import Listener, bind
 
 if TYPE_CHECKING:
     from collections.abc import KeysView, Mapping, Sequence
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from sidecar.admin.answers import StatusSource
     from sidecar.admin.server import Surroundings
     from sidecar.config.values import Config
+    from sidecar.proxy.connection import Entry
+    from sidecar.proxy.hub import Hub
+    from sidecar.proxy.listener import AnyListener
     from sidecar.telemetry.messages import Messages
 
 #: Which way a listener faces, and where it stands: what has to stay for its socket to stay.
@@ -37,6 +41,27 @@ def bind_at(place: Place) -> Binding:
     """Returns a bound socket for a listener; a UNIX socket is our own user's until `allow`. Raises BindError."""
     _, address = place
     return Binding.unix(address.path) if isinstance(address, UnixAddress) else Binding(bind(address.host, address.port))
+
+
+async def open_listeners(
+    hub: Hub, services: Mapping[Place, Entry], bound: Mapping[Place, Binding]
+) -> dict[Place, AnyListener]:
+    """Opens bound addresses for their services; all of them, or none. Raises BindError."""
+    opened: dict[Place, AnyListener] = {}
+    try:
+        for place, binding in bound.items():
+            listener = Listener(hub, services[place], binding)
+            opened[place] = listener
+            await listener.start()
+    except BaseException:
+        for listener in opened.values():
+            listener.stop()
+        for connection in list(hub.connections):
+            if connection.listener in opened.values():
+                # It came while the others were opened, by rules that will never be in force.
+                connection.give_up(ProxyCode.ENTRY_REMOVED)
+        raise
+    return opened
 
 
 def allow(bound: Mapping[Place, Binding], config: Config, messages: Messages) -> None:

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 from sidecar.app import tokens
 from sidecar.app.build import Generation, build, http_limits
+from sidecar.app.listening import open_listeners
 from sidecar.app.reloading import Reloading
+from sidecar.app.status import show
 from sidecar.errors import SidecarError
 from sidecar.identity import bundle
 from sidecar.proxy.failure import ProxyCode
@@ -73,7 +75,7 @@ class Reloader(Reloading):
         """
         server = self._server
         try:
-            opened = await server.open(prepared.generation, prepared.bound)
+            opened = await open_listeners(server.hub, prepared.generation.services, prepared.bound)
         except BaseException:
             self.abandon(prepared)
             raise
@@ -139,7 +141,7 @@ class Reloader(Reloading):
         for connection in list(hub.connections):
             self._review(connection, distrusted)
         server.took_key(old)
-        server.show(generation)
+        show(server.hub, generation)
 
     def _tell_of_trust(self, old: Generation, new: Generation) -> None:
         """Says when a bundle went back in time. It is taken: who restores a backup means it, and a restart takes it too."""

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import ssl
 from typing import TYPE_CHECKING
 
 from sidecar.admin.server import Surroundings
-from sidecar.app import token_status, tokens
+from sidecar.app import tokens
 from sidecar.app.build import Generation, build, http_limits
 from sidecar.app.drain import drain
-from sidecar.app.listening import Consoles, bind_at
+from sidecar.app.listening import Consoles, bind_at, open_listeners
 from sidecar.app.own_key import KeyWatch, OwnKey, close_retired
 from sidecar.app.own_log import OwnLog
 from sidecar.app.reload import Reloader
-from sidecar.app.status import Status
+from sidecar.app.status import Status, show
 from sidecar.app.stopping import Stopping
-from sidecar.proxy.failure import ProxyCode
 from sidecar.proxy.hub import Hub
-from sidecar.proxy.listener import Listener
 from sidecar.tasks import exception_handler
 from sidecar.telemetry.messages import Messages
 from sidecar.telemetry.metrics import Metrics
@@ -102,14 +99,14 @@ class Server:
             for place in self.generation.services:
                 bound[place] = self.bind(place)
             await self._consoles.start()
-            self.listeners = await self.open(self.generation, bound)
+            self.listeners = await open_listeners(self.hub, self.generation.services, bound)
         except BaseException:
             for binding in bound.values():
                 binding.close()
             await self._consoles.close()
             raise
         self.hub.start()
-        self.show(self.generation)
+        show(self.hub, self.generation)
         self._key_watch.follow(self.generation.key)
         self._announce()
 
@@ -139,36 +136,6 @@ class Server:
         self._key_watch.follow(new)
         began = old.loaded.config.limits  # those of the handshakes that were begun with it
         old.key.retire(max(began.handshake_timeout, began.connect_timeout))
-
-    async def open(self, generation: Generation, bound: dict[Place, Binding]) -> dict[Place, AnyListener]:
-        """Opens bound addresses for their services; all of them, or none."""
-        opened: dict[Place, AnyListener] = {}
-        try:
-            for place, binding in bound.items():
-                listener = Listener(self.hub, generation.services[place], binding)
-                opened[place] = listener
-                await listener.start()
-        except BaseException:
-            for listener in opened.values():
-                listener.stop()
-            for connection in list(self.hub.connections):
-                if connection.listener in opened.values():
-                    # It came while the others were opened, by rules that will never be in force.
-                    connection.give_up(ProxyCode.ENTRY_REMOVED)
-            raise
-        return opened
-
-    def show(self, generation: Generation) -> None:
-        """Tells the metrics what is in force."""
-        svid = generation.own.svid
-        self.metrics.certificate_expiry_timestamp_seconds.set(svid.not_after)
-        self.metrics.set_policy(generation.policy_version)
-        for role, workers in self.hub.steps.items():
-            self.metrics.handshake_queue.labels(str(role)).source = lambda workers=workers: workers.waiting
-        self.metrics.key_info.clear()
-        self.metrics.key_info.labels(generation.own.protection).set(1)
-        token_status.show(self.hub, generation.tokens)
-        self.metrics.set_build(ssl.OPENSSL_VERSION)
 
     def write(self, event: Event, error: str | None = None) -> None:
         """Writes the log line of a change of the process."""

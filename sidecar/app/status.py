@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from typing import TYPE_CHECKING, Any
 
 from sidecar.admin.answers import GivenToken, NoToken
@@ -12,8 +13,10 @@ from sidecar.tokens.codes import SourceError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from sidecar.app.build import Generation
     from sidecar.app.server import Server
     from sidecar.proxy.connection import Connection
+    from sidecar.proxy.hub import Hub
 
 
 class Status:
@@ -88,6 +91,19 @@ class Status:
     def drain(self) -> None:
         """Begins the drain, as SIGTERM does."""
         self._server.begin_drain()
+
+
+def show(hub: Hub, generation: Generation) -> None:
+    """Tells the metrics what is in force."""
+    metrics = hub.metrics
+    metrics.certificate_expiry_timestamp_seconds.set(generation.own.svid.not_after)
+    metrics.set_policy(generation.policy_version)
+    for role, workers in hub.steps.items():
+        metrics.handshake_queue.labels(str(role)).source = lambda workers=workers: workers.waiting
+    metrics.key_info.clear()
+    metrics.key_info.labels(generation.own.protection).set(1)
+    token_status.show(hub, generation.tokens)
+    metrics.set_build(ssl.OPENSSL_VERSION)
 
 
 def _connection(connection: Connection) -> dict[str, Any]:

@@ -158,7 +158,7 @@ def test_the_whole_story(told: Told) -> None:
         assert re.search(rf"^ \d  {step} .* ok$", table, re.MULTILINE), step
     seconds = re.search(r"every step behaved as it should; ([\d.]+) s", result.stdout)
     assert seconds
-    assert float(seconds[1]) < 20
+    assert float(seconds[1]) < SECONDS, "how fast it is depends on what else the machine does"
     assert len(pids(result.stdout)) == PROCESSES
     nothing_is_left(told.tmp_path, result.stdout)
 

@@ -96,8 +96,12 @@ class SocketFile:
             ) from error
 
     def remove(self) -> None:
-        """Removes the file if it is still ours. Before the socket is closed: while we answer, nobody replaces it."""
-        with suppress(FileNotFoundError):
+        """Removes the file if it is still ours and can be. Before the socket is closed: while we answer, nobody replaces it.
+
+        One that stays is of no harm: nobody answers at it, and whoever makes another one there removes it. To stop in the
+        middle of a reload or a drain would be.
+        """
+        with suppress(OSError):
             if _identity(self.path) == self._identity:
                 self.path.unlink()
 

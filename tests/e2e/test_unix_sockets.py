@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support.eventually import eventually
-from tests.support.processes import LOOPBACK, PLANNER, UnixConnection, ask
+from tests.support.processes import LOOPBACK, PLANNER, UnixConnection, ask, free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -256,6 +256,22 @@ def test_a_file_of_somebody_else_is_left_where_it_is(site: Site, backend: Backen
     relayed(site, "one.sock", backend.port)
     assert planner.stop() == 0
     assert path.exists()
+
+
+@pytest.mark.threat(24)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_threat_24_a_file_that_cannot_be_removed_leaves_no_reload_half_taken(
+    site: Site, backend: Backend, workers: int
+) -> None:
+    folder = site.path("folder")
+    folder.mkdir()
+    planner = site.planner(site.tools(backend).start(), {"listen": f"unix:{folder}/s"}, workers=workers).start()
+    folder.rename(site.path("elsewhere"))
+    folder.touch()  # its way leads to nothing any more
+    planner.config["outbound"][0]["listen"] = f"{LOOPBACK}:{free_port()}"
+    planner.reload()
+    assert ask(site.agent(planner), "GET", "/x").status == 200
+    assert planner.stop() == 0
 
 
 @pytest.mark.threat(52)

@@ -57,6 +57,16 @@ def test_a_file_that_is_gone_is_no_error(tmp_path: Path) -> None:
     binding.close()
 
 
+def test_a_file_that_cannot_be_removed_stays_and_is_no_error(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    binding = Binding.unix(str(folder / "s"))
+    folder.rename(tmp_path / "elsewhere")
+    folder.touch()  # its way leads to nothing any more
+    binding.close()
+    assert binding.sock.fileno() == -1
+    assert (tmp_path / "elsewhere" / "s").is_socket()
+
+
 def test_without_a_file_there_is_a_socket_to_close_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "s"
     sock = socket.socket(socket.AF_UNIX)

@@ -6,6 +6,8 @@ import asyncio
 import socket
 from typing import TYPE_CHECKING, Final, Protocol
 
+from sidecar.proxy.resolve import Name, connect_in_order, numeric
+
 if TYPE_CHECKING:
     from sidecar.proxy.stream import Stream
 
@@ -30,10 +32,16 @@ class TcpTarget:
         self.text = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         self._host = host
         self._port = port
+        self._name = Name(host, port)
 
     async def open(self, loop: asyncio.AbstractEventLoop, stream: Stream) -> None:
         """Resolves a name, and tries its addresses one after the other."""
-        await loop.create_connection(lambda: stream, self._host, self._port)
+        if self._name.numeric:
+            await loop.create_connection(lambda: stream, self._host, self._port)
+            return
+        found = await self._name.look_up()
+        addresses = [(int(family), numeric(address)) for family, _, _, _, address in found]
+        await connect_in_order(loop, stream, addresses, self._port)
 
 
 class UnixTarget:

@@ -16,7 +16,7 @@ import pytest
 
 from tests.support.backend import Backend
 from tests.support.eventually import eventually
-from tests.support.processes import LOOPBACK, ask, free_port
+from tests.support.processes import LOOPBACK, Pending, ask, free_port, outbound
 from tests.support.raw import RESET
 
 if TYPE_CHECKING:
@@ -116,6 +116,42 @@ def test_threat_52_an_upstream_whose_queue_is_full_is_504_within_connect_timeout
             sock.close()
     with Backend(fixed_port=port) as found:
         is_back(site, tools, found)
+
+
+HUNG = """
+import socket
+import threading
+
+look_up = socket.getaddrinfo
+
+
+def hang(host, *more, **kind):
+    if b"hung" in (host if isinstance(host, bytes) else host.encode()):
+        threading.Event().wait()
+    return look_up(host, *more, **kind)
+
+
+socket.getaddrinfo = hang
+"""
+
+
+@pytest.mark.threat(52)
+def test_threat_52_a_name_whose_servers_are_silent_holds_up_no_other_and_not_the_end(
+    site: Site, backend: Backend
+) -> None:
+    """More such requests than an event loop has threads to look names up with; each ends by `connect_timeout`."""
+    site.path("sitecustomize.py").write_text(HUNG)
+    tools = site.tools(backend).launch()
+    planner = site.planner(tools, {"connect": f"localhost:{tools.port()}"}, limits=LIMITS)
+    planner.config["outbound"].append(outbound("hung", 1) | {"connect": "hung.example:8443"})
+    planner.environ = {"PYTHONPATH": str(site.folder)}
+    planner.start("--loop", "asyncio")
+    tools.await_ready()
+    at_hung = f"{LOOPBACK}:{planner.port('outbound', 1)}"
+    hanging = [Pending(site.at(at_hung), "GET", "/") for _ in range(40)]
+    assert {each.answer().status for each in hanging} == {504}
+    assert ask(site.agent(planner), "GET", "/other").status == 200
+    assert planner.stop() == 0
 
 
 def filler(address: tuple[str, int]) -> socket.socket:

@@ -63,6 +63,35 @@ def test_no_address_of_a_special_block_is_dialled(block: Block) -> None:
         assert refusal(address) is not None, address
 
 
+#: What must be in the table, said once more, so that a row that is lost is noticed: IANA's registries and multicast, without
+#: what lies within another row; and where clouds have their metadata.
+REGISTRIES = """
+0.0.0.0/8 10.0.0.0/8 100.64.0.0/10 127.0.0.0/8 169.254.0.0/16 172.16.0.0/12 192.0.0.0/24 192.0.2.0/24 192.31.196.0/24
+192.52.193.0/24 192.88.99.0/24 192.168.0.0/16 192.175.48.0/24 198.18.0.0/15 198.51.100.0/24 203.0.113.0/24 224.0.0.0/4
+240.0.0.0/4 ::/128 ::1/128 64:ff9b:1::/48 100::/64 100:0:0:1::/64 2001::/23 2001:db8::/32 2002::/16 2620:4f:8000::/48
+3fff::/20 5f00::/16 fc00::/7 fe80::/10 fec0::/10 ff00::/8
+"""
+CLOUDS = """
+169.254.169.254 169.254.170.2 169.254.170.23 169.254.42.42 fd00:ec2::254 fd00:ec2::23 fd20:ce::254 fd00:42::42
+100.100.100.200 192.0.0.192 168.63.129.16
+"""
+
+
+@pytest.mark.threat(26, 27)
+@pytest.mark.parametrize("prefix", REGISTRIES.split())
+def test_threats_26_27_every_block_of_the_registries_is_refused(prefix: str) -> None:
+    network = ipaddress.ip_network(prefix)
+    for address in (network[0], network[-1], network[network.num_addresses // 2]):
+        assert refusal(address) is not None, address
+    table = IPV4 if network.version == 4 else IPV6
+    assert network in {block.network for block in table}, "refused for what it is, and not by chance"
+
+
+@pytest.mark.threat(26)
+def test_threat_26_the_metadata_services_are_those_that_are_known() -> None:
+    assert {str(address) for address in METADATA} == set(CLOUDS.split())
+
+
 @pytest.mark.parametrize("block", [*IPV4, *IPV6], ids=lambda block: str(block.network))
 def test_the_neighbours_of_a_special_block_are_dialled_unless_they_are_special_too(block: Block) -> None:
     kind, table = (ipaddress.IPv4Address, IPV4) if block.network.version == 4 else (ipaddress.IPv6Address, IPV6)

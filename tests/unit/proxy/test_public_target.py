@@ -33,9 +33,10 @@ class Loop:
         #: Those whose connection is made, and lost before anybody knows.
         self.cut: set[str] = set()
 
-    async def getaddrinfo(self, host: str, port: int, **kind: int) -> list[tuple[Any, ...]]:
+    def look_up(self, host: bytes, port: int, **kind: int) -> list[tuple[Any, ...]]:
+        """Takes the place of `socket.getaddrinfo`."""
         assert kind == {"type": socket.SOCK_STREAM, "proto": socket.IPPROTO_TCP}
-        self.asked.append(host)
+        self.asked.append(host.decode())
         answer = self._answers.pop(0)
         if isinstance(answer, OSError):
             raise answer
@@ -89,7 +90,9 @@ async def connect(loop: Loop, where: PublicTarget) -> bool:
             made.set_result(transport)
 
     stream: Any = Stream()
-    await where.open(loop, stream)  # type: ignore[arg-type]  # as much of a loop as is used
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket, "getaddrinfo", loop.look_up)
+        await where.open(loop, stream)  # type: ignore[arg-type]  # as much of a loop as is used
     made.result().abort()
     return True
 

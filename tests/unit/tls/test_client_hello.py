@@ -151,6 +151,12 @@ def test_what_two_readers_could_read_differently_is_refused(extensions: bytes, c
     assert refusal(hello_with(extensions)) is code
 
 
+def test_what_stands_behind_the_extensions_is_refused() -> None:
+    body = b"\3\3" + bytes(32) + vector(1, b"") + vector(2, b"\x13\1") + vector(1, b"\0")
+    body += vector(2, names((0, b"tools"))) + vector(2, names((0, b"evil")))
+    assert refusal(records(b"\1" + vector(3, body), 16384)) is HelloCode.MALFORMED
+
+
 def test_a_hello_of_old_without_extensions_has_no_name() -> None:
     body = b"\3\3" + bytes(32) + vector(1, b"") + vector(2, b"\0\x2f") + vector(1, b"\0")
     assert refusal(records(b"\1" + vector(3, body), 16384)) is HelloCode.NAME

@@ -198,6 +198,17 @@ async def test_our_own_renewed_certificate_leaves_it_alone_until_the_old_one_end
         assert "certificate_expired" in {line["error"] for line in ended.values()}
 
 
+@pytest.mark.threat(11)
+async def test_threat_11_a_websocket_that_began_under_another_name_of_ours_ends(tmp_path: Path) -> None:
+    async with standing(tmp_path) as (r, agent):
+        now = Clock().wall()
+        Ca(now=now).leaf("/agent/both/2", now=now, lifetime=DAY).write(tmp_path)
+        assert await r.reload()
+        await agent.rest()
+        assert agent.reset
+        assert "entry_changed" in {line["error"] for line in (await lines(r, 2)).values()}
+
+
 async def test_connections_to_a_peer_rest_on_our_own_certificate_too(tmp_path: Path) -> None:
     async with standing(tmp_path) as (r, _):
         pool: Any = r.pools()["outbound"]

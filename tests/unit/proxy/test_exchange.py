@@ -379,8 +379,8 @@ async def test_threat_36_an_answer_before_the_request_ends_is_delivered_and_ends
         agent.send(b"y" * 300_000)
         assert await agent.rest() == b""
         assert not agent.reset
+        assert w.upstream_connections == 0, "at once, and not when it has been idle for long"
         await w.eventually(lambda: w.upstream.open == 0)
-        assert w.upstream_connections == 0
         again = await w.plain()
         w.upstream.script = keep_answering
         assert (await again.ask(GET)).body == b"hello"

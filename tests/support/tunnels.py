@@ -62,6 +62,9 @@ class Wire(asyncio.Transport):
         ends = {"peername": ("192.0.2.1", 4711), "sockname": ("192.0.2.2", 8443)}
         return {**ends, "socket": self}.get(name, default)
 
+    def fileno(self) -> int:
+        return -1 if self.lost else 3
+
     def setsockopt(self, level: int, option: int, value: bytes) -> None:
         assert (level, option) == (socket.SOL_SOCKET, socket.SO_LINGER)
         on, seconds = struct.unpack("ii", value)

@@ -50,6 +50,8 @@ class UnixTarget:
     def __init__(self, path: str) -> None:
         self.text = f"unix:{path}"
         self._path = path
+        #: Held by the one who asks again and again, where the queue is full.
+        self._asking = asyncio.Lock()
 
     async def open(self, loop: asyncio.AbstractEventLoop, stream: Stream) -> None:
         """Connects: a missing file is FileNotFoundError, one that nobody listens on any more ConnectionRefusedError."""
@@ -65,13 +67,20 @@ class UnixTarget:
         try:
             sock.setblocking(False)
             # Unlike TCP this is done at once, or never: a queue that is full has to be asked again (connect(2), EAGAIN).
-            while True:
-                try:
-                    sock.connect(self._path)
-                except BlockingIOError:
-                    await asyncio.sleep(_FULL_PAUSE)
-                else:
-                    return sock
+            # One at a time does, in their order: a thousand who wait for an upstream that hangs would cost all our time.
+            if self._asking.locked() or not self._reaches(sock):
+                async with self._asking:
+                    while not self._reaches(sock):  # noqa: ASYNC110 - the kernel tells nobody that there is room
+                        await asyncio.sleep(_FULL_PAUSE)
         except BaseException:
             sock.close()
             raise
+        return sock
+
+    def _reaches(self, sock: socket.socket) -> bool:
+        """Connects, or says that there is no room."""
+        try:
+            sock.connect(self._path)
+        except BlockingIOError:
+            return False
+        return True

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from contextlib import suppress
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -114,6 +116,42 @@ async def test_a_full_queue_is_asked_again_until_there_is_room(tmp_path: Path) -
         made = await opening
         made.transport.abort()
         await soon(lambda: made.lost == 1, "the end")
+
+
+async def test_of_those_who_wait_for_room_one_asks_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And who comes meanwhile waits behind them: else each of a thousand would ask a hundred times a second."""
+    asked: list[str] = []
+
+    class Counting(socket.socket):
+        def connect(self, address: Any) -> None:
+            asked.append(address)
+            super().connect(address)
+
+    monkeypatch.setattr("sidecar.proxy.target.socket", SimpleNamespace(socket=Counting, AF_UNIX=socket.AF_UNIX))
+    with socket.socket(socket.AF_UNIX) as sock, socket.socket(socket.AF_UNIX) as first:
+        path = str(tmp_path / "s")
+        sock.bind(path)
+        sock.listen(0)
+        first.connect(path)
+        target = UnixTarget(path)
+        opening = [asyncio.get_running_loop().create_task(open_(target)) for _ in range(100)]
+        await soon(lambda: len(asked) >= 3, "somebody to ask again")
+        assert len(asked) < 50
+        opening[0].cancel()  # who asks gives up: another one does
+        opening[5].cancel()  # one that waits gives up
+        before = len(asked)
+        await soon(lambda: len(asked) > before + 1, "the next to ask")
+        sock.setblocking(False)
+
+        def accept() -> bool:
+            with suppress(BlockingIOError):
+                sock.accept()[0].close()
+            return sum(task.done() for task in opening) == 100
+
+        await soon(accept, "all of them to have their turn")
+        for task in opening:
+            if not task.cancelled():
+                task.result().transport.abort()
 
 
 async def test_a_wait_for_room_that_is_given_up_leaves_no_socket_behind(tmp_path: Path) -> None:

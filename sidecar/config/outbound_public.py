@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final
 
 from sidecar.config import kinds
@@ -49,7 +50,8 @@ _NOT_PUBLIC: Final = {
 }
 _NOT_TCP: Final = {"protocol": "tls: public is for requests, and tcp does not look for any"}
 _NOT_UNIX: Final = {"connect": "an ordinary HTTPS service has no UNIX socket"}
-_NO_NAME: Final = {"connect": "passthrough compares the name that the agent begins TLS for, and an address is none"}
+_COMPARED: Final = "passthrough compares the name that the agent begins TLS for, and an address is none"
+_NO_NAME: Final = {"connect": _COMPARED}
 #: What is about requests, or about TLS of our own, where there is neither.
 _NOT_SEEN: Final = dict.fromkeys(
     ("pins", "server_name", "host", "origins", "methods", "paths", "token", "token_header"),
@@ -87,6 +89,7 @@ def check(
             if hosts == () and isinstance(connect, TcpAddress) and connect.ip is not None:
                 hint = "add hosts: with the name that the agent calls the service"
                 _refuse(values, ConfigCode.NOT_FOR_PASSTHROUGH, _NO_NAME, hint)
+            _check_hosts(values, hosts or ())
             hint = "remove it; or remove passthrough and let the agent use an http:// URL: sidecar does the TLS then"
             _refuse(values, ConfigCode.NOT_FOR_PASSTHROUGH, _NOT_SEEN, hint)
         elif token:
@@ -98,6 +101,21 @@ def authority(connect: TcpAddress, server_name: str | None) -> bytes:
     """Returns what a service is called in URLs and in ``Host``: its name, and its port unless that is 443."""
     text = str(TcpAddress(server_name or connect.host, connect.port))
     return text.removesuffix(f":{HTTPS_PORT}").encode("ascii")
+
+
+def _check_hosts(values: Values, hosts: tuple[bytes, ...]) -> None:
+    """Refuses addresses among the names that the agent may begin TLS for: no CONNECT to one could go on."""
+    for host, place in zip(hosts, values.spots["hosts"].items() if hosts else (), strict=True):
+        text = host.decode("ascii")
+        name = text[1:].partition("]")[0] if text.startswith("[") else text.partition(":")[0]
+        try:
+            ip_address(name)
+        except ValueError:
+            continue
+        place.refuse(
+            Refused(ConfigCode.NOT_FOR_PASSTHROUGH, _COMPARED, hint="name the service as its certificate does")
+        )
+        values.complete = False
 
 
 def _check_address(values: Values, connect: TcpAddress) -> None:

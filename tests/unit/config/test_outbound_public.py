@@ -128,6 +128,13 @@ def test_passthrough_needs_a_name_to_compare(workspace: Workspace) -> None:
     assert entry.hosts == {b"api.llm.example"}
 
 
+@pytest.mark.parametrize("host", ["1.1.1.1", '"1.1.1.1:8443"', '"[2606:4700::1]"', '"[2606:4700::1]:8443"'])
+def test_an_address_is_no_name_that_an_agent_could_begin_tls_for(workspace: Workspace, host: str) -> None:
+    fault = workspace.fault(with_keys(f"hosts: [api.llm.example, {host}]", base=PASSTHROUGH))
+    assert (fault.code, fault.key) == (ConfigCode.NOT_FOR_PASSTHROUGH, "outbound[0].hosts[1]")
+    assert workspace.load(with_keys(f"hosts: [api.llm.example, {host}]"))
+
+
 @pytest.mark.threat(26)
 @pytest.mark.parametrize(
     "connect", ["169.254.169.254:443", "127.0.0.1:443", "localhost:443", '"[::1]:443"', '"[::ffff:10.0.0.1]:443"']

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import socket
 import ssl
 from typing import TYPE_CHECKING
 
@@ -114,6 +115,20 @@ async def test_a_second_connect_on_a_connection_ends_it(tmp_path: Path, authorit
             assert first.startswith(b"HTTP/1.1 403 ")
         assert b"HTTP/1.1" not in await agent.rest()
         assert s.dialled == 0
+
+
+@pytest.mark.threat(26)
+async def test_threat_26_a_name_that_is_not_named_is_never_looked_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+    async with shared(tmp_path) as s:
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *where, **_: asked.append(where) or [])
+        absolute = b"GET http://evil.example/ HTTP/1.1\r\nHost: evil.example\r\n\r\n"
+        for request in (absolute, connect("evil.example:443"), GET.replace(b"tools.internal", b"evil.example")):
+            agent = await s.agent()
+            assert (await agent.ask(request)).status == 403
+        assert (asked, s.dialled) == ([], 0)
 
 
 @pytest.mark.threat(26)

@@ -238,19 +238,18 @@ async def test_threats_26_27_a_name_that_leads_to_our_own_network_is_not_dialled
     """What the name leads to is looked at for each tunnel, whatever it led to before."""
     async with passing(tmp_path, connect=f"{HOST}:443", unsafe_private_addresses=False) as s:
 
-        async def resolve(host: str, *_: object, **__: object) -> list[tuple[Any, ...]]:
-            assert host == HOST
+        def resolve(host: bytes, *_: object, **__: object) -> list[tuple[Any, ...]]:
+            assert host == HOST.encode()
             family = socket.AF_INET6 if ":" in address else socket.AF_INET
             return [(family, socket.SOCK_STREAM, 6, "", (address, s.tcp.port, 0, 0)[: 4 if ":" in address else 2])]
 
         async def dialled(*_: object, **__: object) -> None:
             raise AssertionError("it was dialled")
 
-        loop = asyncio.get_running_loop()
-        monkeypatch.setattr(loop, "getaddrinfo", resolve)
         agent = await s.agent()
         with monkeypatch.context() as patch:
-            patch.setattr(loop, "create_connection", dialled)
+            patch.setattr(socket, "getaddrinfo", resolve)
+            patch.setattr(asyncio.get_running_loop(), "create_connection", dialled)
             answer = await agent.ask(connect(f"{HOST}:443") + ahead)
         assert (answer.status, b'"error":"upstream_address_forbidden"' in answer.body) == (502, True)
         assert await agent.rest() == b"", "neither a 200 nor a tunnel"

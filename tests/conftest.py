@@ -34,6 +34,11 @@ def pytest_asyncio_loop_factories(
     return factories
 
 
+def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:
+    """Names long values by their argument: bytes may hold what is random, and every process has to use the same names."""
+    return argname if isinstance(val, bytes) and len(val) > 64 else None
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     parts = [part for mark in item.iter_markers("needs") for part in mark.args]
     absent = [part for part in parts if missing(part)]

@@ -158,6 +158,10 @@ def test_a_head_over_a_limit_is_refused_although_its_fields_are_known() -> None:
     memory.scan(request(5))
     with pytest.raises(HttpError):
         memory.scan(request(5, target=b"/" + b"a" * 16))
+    memory = RequestMemory(HttpLimits(head_bytes=len(request(5)), target_bytes=1024))
+    memory.scan(request(5))
+    with pytest.raises(HttpError):
+        memory.scan(request(5, target=b"/" + b"a" * 100))
 
 
 def test_a_response_with_another_length() -> None:

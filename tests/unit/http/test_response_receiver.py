@@ -4,7 +4,7 @@ import pytest
 
 from sidecar.http.errors import HttpCode, ResponseError
 from sidecar.http.limits import HttpLimits
-from sidecar.http.messages import Framing
+from sidecar.http.messages import Framing, ResponseHead
 from sidecar.http.response_receiver import ResponseReceiver
 from tests.support.http import LIMITS, Calling, Recorder, Taker, ok, response
 
@@ -246,6 +246,22 @@ def test_bytes_behind_a_response_in_one_piece_are_refused_after_it_was_told() ->
     assert caught.value.code is HttpCode.UNSOLICITED_BYTES
     assert sink.body == b"hi"
     assert not receiver.reusable
+
+
+@pytest.mark.threat(37)
+def test_threat_37_nor_are_they_the_next_ones_where_it_is_awaited_in_that_very_call() -> None:
+    class Eager(Taker):
+        def on_whole(self, head: ResponseHead, body: bytes) -> None:
+            super().on_whole(head, body)
+            receiver.expect(b"GET")
+
+    sink = Eager()
+    receiver = ResponseReceiver(sink, LIMITS)
+    receiver.expect(b"GET")
+    with pytest.raises(ResponseError) as caught:
+        receiver.feed(ok(HELLO, body=b"hello") + ok(b"Content-Length: 6", body=b"hacked"))
+    assert caught.value.code is HttpCode.UNSOLICITED_BYTES
+    assert sink.body == b"hello"
 
 
 def test_an_announced_length_without_a_body_is_none() -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import tracemalloc
 from typing import TYPE_CHECKING
 
 import pytest
 
 from sidecar.proxy.downstream import HELD_BYTES
+from sidecar.proxy.stream import HIGH_WATER
 from tests.support.clock import Shifted
 from tests.support.pair import HELLO, Plan, Upstream, keep_answering, read_head, settled, world
 
@@ -139,6 +141,27 @@ async def test_who_asks_and_does_not_read_gets_no_more_answers_than_fit(tmp_path
             shifted.monotonic += w.hub.limits.stall_timeout + 1
             w.hub._sweep()
         await w.eventually(lambda: not w.hub.connections)
+
+
+async def test_so_are_answers_of_an_upstream_from_one_to_the_next(tmp_path: Path) -> None:
+    size, count = 20_000, 60
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + b"x" * size
+    async with world(tmp_path, Plan(upstream=Upstream(answer=answer))) as w:
+        agent = await w.plain()
+        assert (await agent.ask(GET)).status == 200
+        (connection,) = [c for c in w.hub.connections if c.peer is None]
+        # Little room in the kernel, so that it is full while answers are whole by themselves.
+        connection.stream._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        agent.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        agent.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        agent.send(GET * count)
+        await w.eventually(lambda: connection._gated)
+        await settled(lambda: connection.requests)
+        assert connection.requests < count
+        assert connection.stream.unsent < HIGH_WATER + 2 * size
+        agent.writer.transport.resume_reading()  # type: ignore[attr-defined]
+        for _ in range(count):
+            assert (await agent.response()).status == 200
 
 
 async def test_what_is_pipelined_behind_a_slow_answer_is_held_up_to_a_bound(tmp_path: Path) -> None:

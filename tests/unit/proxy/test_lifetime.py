@@ -14,7 +14,7 @@ from sidecar.proxy.lifetime import Age, Lifetime
 from sidecar.proxy.stream import LINGER_SECONDS, NEVER
 from sidecar.telemetry.metrics import Metrics
 from tests.support.clock import Shifted
-from tests.support.pair import HELLO, Plan, Upstream, keep_answering, read_head, world
+from tests.support.pair import HELLO, Plan, Upstream, inbound_service, keep_answering, read_head, rule, world
 from tests.support.wire import Caller, take_response
 
 if TYPE_CHECKING:
@@ -140,15 +140,16 @@ async def test_threat_12_a_stream_is_cut_when_our_own_certificate_ends(tmp_path:
 async def test_threat_12_an_agents_stream_is_cut_when_the_peers_certificate_ends(tmp_path: Path) -> None:
     shifted = Shifted()
     async with world(tmp_path, Plan(upstream=Upstream(events), clock=shifted.clock)) as w:
+        peers = w.ca.leaf("/agent/tools/1", now=shifted.clock.wall(), lifetime=1000)
+        service = inbound_service(w.hub, peers, w.ca, (rule(),), w.upstream.port)
+        service.own = w.inbound.service.own  # so that the other side does not end it
+        w.inbound.replace(service)
         agent = await w.plain()
         agent.send(GET)
         await agent.until(lambda: b"hello" in agent.buffer)
-        (upstream,) = w.outbound.service.pool._live
-        peer = upstream.stream.peer
-        assert peer is not None
-        upstream.lifetime.rest_on(shifted.clock.wall() + 1000)
-        shifted.pass_by(1010)
-        w.hub.look_at_ages()
+        shifted.pass_by(990)
+        await w.logged(2, event="open")
+        shifted.pass_by(20)
         assert not (await agent.rest()).endswith(b"0\r\n\r\n")
         await w.logged(1, event="request", direction="outbound", error="certificate_expired")
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from sidecar.config import sections
 from sidecar.config.addresses import unix_address
+from sidecar.config.entries import CONNECT
 from sidecar.config.faults import ConfigCode, Refused
 from sidecar.config.schema import Ledger, Spot, Values, missing, read_table
 from sidecar.config.shared import check_shared
@@ -140,6 +141,7 @@ def _check_across(top: Spot, values: Values) -> None:
     _check_listens(top.ledger)
     check_shared(top.ledger)
     _check_forwards(top.ledger)
+    _check_connects(top.ledger)
     if top.ledger.sources.trust_sound:
         for pattern, spot in top.ledger.patterns:
             if pattern.trust_domain not in top.ledger.sources.trust:
@@ -199,6 +201,15 @@ def _check_forwards(ledger: Ledger) -> None:
                     )
                 )
                 break
+
+
+def _check_connects(ledger: Ledger) -> None:
+    """Refuses an entry that leads to its own listener: a connection would make the next one, until a limit is met."""
+    for listen, values in ledger.outbound:
+        target = values.get(CONNECT)
+        if target is not None and _reaches(target, listen):
+            text, hint = f"{target} is where this entry itself listens", "name the address of the peer's sidecar"
+            values.spots[CONNECT.name].refuse(Refused(ConfigCode.FORWARD_TO_SELF, text, hint=hint))
 
 
 def _check_sockets(ledger: Ledger, admin: UnixAddress) -> None:

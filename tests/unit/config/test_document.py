@@ -38,6 +38,11 @@ def second(entry: str, *edits: tuple[str, str]) -> str:
     return edit(entry, entry + copy)
 
 
+def line_with(text: str, begin: str) -> str:
+    (found,) = [line for line in text.splitlines() if line.startswith(begin)]
+    return found
+
+
 def test_no_other_file_is_opened() -> None:
     assert faults(VALID) == []
 
@@ -174,6 +179,16 @@ def test_nothing_is_forwarded_to_our_own_listeners(target: str, text: str, liste
     found = fault(edit("http://127.0.0.1:8080", f"http://{target}", text))
     assert (found.code, found.key) == (ConfigCode.FORWARD_TO_SELF, "inbound[0].forward")
     assert found.message.startswith(f"{target} is this sidecar's own {listener} (line ")
+
+
+@pytest.mark.parametrize("target", ["127.0.0.1:14001", "localhost:14001"])
+def test_no_entry_leads_to_its_own_listener(target: str) -> None:
+    """Each connection would make another one."""
+    connect = line_with(VALID, "    connect: ")
+    found = fault(VALID.replace(connect, f"    connect: {target}"))
+    assert (found.code, found.key) == (ConfigCode.FORWARD_TO_SELF, "outbound[0].connect")
+    assert found.message == f"{target} is where this entry itself listens"
+    assert faults(VALID.replace(connect, "    connect: 127.0.0.1:14099")) == []
 
 
 @pytest.mark.parametrize("target", ["127.0.0.2:14001", "[::1]:14001", "127.0.0.1:14002"])

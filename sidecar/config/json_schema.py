@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 FILE: Final = "configuration.schema.json"
 
 _ABOUT: Final = (
-    "The configuration of one sidecar, as YAML. This schema says what each key may hold by itself; what keys say of each "
-    "other, of the files they name and of durations and sizes out of bounds is found by: sidecar check FILE. Quote text "
-    "that YAML takes for a number or for true and false."
+    "The configuration of one sidecar, as YAML. This schema says how the value of each key looks by itself; what keys say of "
+    "each other, durations and sizes out of bounds, the finer rules of addresses, names, URLs and paths, and the files that "
+    "are named are found by: sidecar check FILE. Quote text that YAML takes for a number or for true and false."
 )
 
 

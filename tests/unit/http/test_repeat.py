@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from itertools import chain, product
 from typing import TYPE_CHECKING
 
 import pytest
@@ -7,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.http.errors import HttpError
+from sidecar.http.fields import forward_request
 from sidecar.http.limits import HttpLimits
 from sidecar.http.repeat import HEAD_BYTES, PATIENCE, RequestMemory, ResponseMemory
 from sidecar.http.scanner import scan_request, scan_response
@@ -124,6 +126,21 @@ def test_another_length_trace_and_target_are_read_without_a_second_scan() -> Non
     assert again == scan_request(request(1234, trace=other, target=b"/other?q=1"), LIMITS)
     assert first.length == 5
     assert (b"content-length", b"Content-Length", b"5") in first.fields
+
+
+@pytest.mark.threat(16, 20)
+def test_threats_16_20_what_goes_on_is_of_this_head_although_its_fields_are_known() -> None:
+    """Whatever was left out and set for the head before: a reload may have come between the two."""
+    memory = RequestMemory(LIMITS)
+    lines = [b"GET /a", b"DELETE /a", b"DELETE /a?q", b"DELETE /b?q"]
+    names = [frozenset[bytes](), frozenset({b"x-key"})]
+    ways = list(product(lines, names, names, [None, b"b"]))
+    for way in chain.from_iterable(product(ways, ways)):
+        line, drop, strip, host = way
+        block = line + b" HTTP/1.1\r\nHost: a\r\nX-Key: x\r\nX_Key: y\r\n\r\n"
+        again, fresh = memory.scan(block), scan_request(block, LIMITS)
+        found, wanted = (forward_request(head, drop=drop, strip=strip, host=host) for head in (again, fresh))
+        assert found == wanted
 
 
 @pytest.mark.parametrize(

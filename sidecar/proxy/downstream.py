@@ -383,7 +383,8 @@ class Downstream(Registered):
         limits = self.hub.limits
         now = self.hub.clock.monotonic()
         progress = exchange.bytes_received - self._mark
-        if self.stream.reading_paused or progress >= limits.min_rate * limits.stall_timeout:
+        early = exchange.uninvited and exchange.upstream is None  # nobody is there yet who could ask for the body
+        if early or self.stream.reading_paused or progress >= limits.min_rate * limits.stall_timeout:
             self._mark = exchange.bytes_received
             self.stream.read_deadline = now + limits.stall_timeout
             return

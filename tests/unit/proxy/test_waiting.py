@@ -341,6 +341,22 @@ async def test_the_body_of_a_request_that_waits_is_held_up_with_it(tmp_path: Pat
         await w.eventually(lambda: "/body" in upstream.paths)
 
 
+async def test_whose_body_nobody_can_ask_for_yet_waits_as_long_as_others(tmp_path: Path) -> None:
+    shifted = Shifted()
+    async with world(tmp_path, replace(plan(upstream := Slow(), upstream_timeout=3600), clock=shifted.clock)) as w:
+        (first,) = await waiting(w, 1)
+        second = await w.caller()
+        second.send(get("body")[:-2].replace(b"GET", b"PUT") + b"Content-Length: 5\r\nExpect: 100-continue\r\n\r\n")
+        await w.eventually(lambda: line_of(w) == 1)
+        for _ in range(3):
+            shifted.monotonic += w.hub.limits.stall_timeout + 1
+            w.hub._sweep()
+        upstream.go(2)
+        assert (await first.response()).status == 200
+        assert (await second.response()).status == 200
+        assert "/body" in upstream.paths
+
+
 async def test_a_reload_sends_those_who_wait_on(tmp_path: Path) -> None:
     """Its pool takes nothing new: they are decided anew, and go where the configuration in force leads."""
     async with world(tmp_path, plan(upstream := Slow())) as w, Upstream() as other:

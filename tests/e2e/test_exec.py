@@ -101,6 +101,7 @@ def test_the_proxy_is_hardened_all_the_same(site: Site, tools: Sidecar) -> None:
     assert execution.line() == "up"
     assert "NoNewPrivs:\t1" in Path(f"/proc/{execution.proxy}/status").read_text()
     assert "NoNewPrivs:\t0" in Path(f"/proc/{execution.process.pid}/status").read_text()
+    assert os.getsid(execution.proxy) == execution.proxy, "what a terminal sends does not reach it"
 
 
 @pytest.mark.parametrize(

@@ -104,6 +104,8 @@ def test_what_each_process_is_can_be_seen(site: Site, backend: Backend) -> None:
     tools = site.tools(backend, workers=WORKERS).start()
     commands = sorted(children(tools.running.pid).values())
     assert [" worker --of tools.yaml --number 1 " in commands[0], " --number 2 " in commands[1]] == [True, True]
+    for pid in worker_pids(tools):
+        assert os.getpgid(pid) == pid, "what is typed at a terminal is for the parent alone"
 
 
 def test_one_that_hangs_is_named_and_not_waited_for(site: Site, backend: Backend) -> None:

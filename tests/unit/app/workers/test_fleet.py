@@ -30,12 +30,14 @@ class FakeChild:
         self.process = FakeProcess()
         self.gone: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.began = time.monotonic()
+        self.patience: list[tuple[float, bool]] = []
         metrics = Metrics()
         metrics.reloads_total.labels("ok").inc(requests)
         self.told: list[Ask] = []
         self.answer: Any = {"ready": None, "metrics": sums.dump(metrics)}
 
     async def ask(self, kind: object, content: object = None, *, seconds: float, patient: bool = False) -> Any:
+        self.patience.append((seconds, patient))
         if self.answer is None:
             raise WorkerError(WorkerCode.LATE, "late")
         return self.answer
@@ -161,6 +163,34 @@ async def test_the_first_reason_is_that_of_all(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(module, "LATE_SECONDS", 0.01)
     owner.children[0].answer = None
     await soon(lambda: fleet.reason == "worker_late", "it to be missed")
+    await fleet.end(0)
+
+
+async def test_one_that_hangs_is_not_waited_for_by_whoever_looks_after_it_but_by_whoever_only_asks() -> None:
+    owner = FakeOwner()
+    fleet = Fleet(1, owner)
+    await fleet.start()
+    (child,), (member,) = owner.children, fleet.members.values()
+    await soon(lambda: len(child.patience) > 1, "it to be looked after")
+    assert set(child.patience) == {(module.HUNG_SECONDS, False)}, "else it would never be killed"
+    await fleet.ask(member, 0.5, patient=True)
+    assert (0.5, True) in child.patience
+    await fleet.end(0)
+
+
+async def test_one_that_dies_again_at_once_is_not_replaced_before_the_pause_is_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "PAUSE_SECONDS", (99.0, 99.0))
+    owner = FakeOwner()
+    fleet = Fleet(1, owner)
+    await fleet.start()
+    owner.children[0].end("died")
+    await soon(lambda: "replaced" in owner.told, "another one")
+    owner.children[1].end("died")
+    await soon(lambda: len(owner.told) == 3, "the loss to be told")
+    await turns(20)
+    assert len(owner.children) == 2
     await fleet.end(0)
 
 

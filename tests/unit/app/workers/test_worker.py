@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from sidecar.app.workers import worker as module
+from sidecar.app.workers.lent import DOOR, LentKey
 from sidecar.app.workers.worker import Worker
 from sidecar.clock import Clock
 
@@ -26,6 +27,9 @@ class FakeServer:
     async def prepare(self, loaded: object) -> object:
         return loaded
 
+    def abandon(self, prepared: object) -> None:
+        self.abandoned = prepared
+
     def forget_handed(self) -> None:
         self.forgotten += 1
 
@@ -35,6 +39,26 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
     ours, its = socket.socketpair()
     with ours:
         yield ours, its
+
+
+async def test_what_is_abandoned_leaves_the_key_that_is_in_force(
+    pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module.handed, "unpack", lambda content: content["files"])
+    monkeypatch.setattr(module, "share", lambda loaded: loaded)
+    worker, server = Worker(pair[1], Clock()), FakeServer()
+    worker._server = server  # type: ignore[assignment] - as much of one as is needed
+    in_force, another = socket.socketpair()
+    with in_force, another:
+        server.lent = before = LentKey(in_force, "tpm")  # type: ignore[assignment] - likewise
+        worker._handed = {DOOR: another}
+        await worker._prepare({"protection": "tpm", "files": "checked"})
+        assert server.lent is not before
+        await worker._abandon({})
+        assert (server.lent, server.abandoned) == (before, "checked")
+        await worker._prepare({"protection": "tpm", "files": "checked"})
+        assert server.lent is before, "no other one was handed over"
+    worker._channel.close()
 
 
 async def test_a_large_policy_is_read_beside_the_traffic(

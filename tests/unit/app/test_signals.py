@@ -113,7 +113,8 @@ async def test_while_it_starts_a_hangup_waits_and_a_termination_ends_the_start()
     await turns(5)
     assert not starting.done()
     send(signal.SIGTERM)
-    assert await asyncio.wait_for(starting, 5) == "ended"
+    await soon(starting.done, "the start to be given up")
+    assert starting.result() == "ended"
     await soon(lambda: server.reloads == 1, "the reload that waited")
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):

@@ -105,6 +105,29 @@ async def test_whatever_is_lacking_it_is_told_and_tried_again(stage: Stage, lack
     await keeper.ended()
 
 
+async def test_it_serves_a_configuration_with_the_same_key_and_tokens_as_long_as_it_signs(
+    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PAUSES", (60.0, 60.0))
+    keeper = await Keeper.open(stage.loaded, stage.messages)
+    parts = yaml.safe_load((tmp_path / "sidecar.yaml").read_text())
+    path = tmp_path / "sidecar.yaml"
+
+    def changed(**parts_of_it: Any) -> Loaded:
+        path.write_text(yaml.safe_dump(parts | parts_of_it))
+        return load(path, now=Clock().wall())
+
+    assert keeper.serves(changed(drain_timeout="1s"))
+    token = {"name": "mesh", "kind": "self-signed", "audience": "https://tools.internal"}
+    assert not keeper.serves(changed(tokens=[token])), "it would not sign these"
+    assert not keeper.serves(changed(limits={"sign_timeout": "1s"}))
+    stage.started[0].kill()
+    await soon(lambda: keeper.trouble, "it to be missed")
+    assert not keeper.serves(changed())
+    keeper.close()
+    await keeper.ended()
+
+
 async def test_meanwhile_it_says_that_it_does_not_sign(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PAUSES", (60.0, 60.0))
     keeper = await Keeper.open(stage.loaded, stage.messages)

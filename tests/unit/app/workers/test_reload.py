@@ -186,6 +186,15 @@ async def test_threat_54_a_drain_does_not_wait_for_what_is_only_being_made_ready
     assert parent.messages.lines == ['info a reload is given up for a drain cause="a test"']
 
 
+async def test_one_that_waits_for_a_worker_to_be_started_is_given_up_for_a_drain(parent: FakeParent) -> None:
+    async with parent.fleet.lock:
+        reloading = asyncio.ensure_future(parent.reload())  # noqa: TID251 - a test's own task, awaited below
+        await soon(lambda: parent.fleet.lock._waiters, "it to wait")  # type: ignore[attr-defined] - who waits is not shown
+        parent.draining = True
+    assert await reloading is False
+    assert parent.happened == []
+
+
 async def test_not_during_a_drain_nor_with_another_number_of_workers(parent: FakeParent) -> None:
     parent.config["workers"] = 3
     assert not await parent.reload()

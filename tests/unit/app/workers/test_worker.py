@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -58,6 +59,25 @@ async def test_what_is_abandoned_leaves_the_key_that_is_in_force(
         assert (server.lent, server.abandoned) == (before, "checked")
         await worker._prepare({"protection": "tpm", "files": "checked"})
         assert server.lent is before, "no other one was handed over"
+    worker._channel.close()
+
+
+@pytest.mark.parametrize(("code", "revoked"), [(0, ["tokens"]), (1, [])])
+async def test_tokens_are_revoked_at_an_end_in_order_and_not_at_one_at_once(
+    pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch, code: int, revoked: list[str]
+) -> None:
+    told: list[object] = []
+
+    async def revoke_all(parts: object) -> None:
+        told.append(parts)
+
+    monkeypatch.setattr(module.tokens, "revoke_all", revoke_all)
+    monkeypatch.setattr(module, "cut", lambda _: None)
+    worker = Worker(pair[1], Clock())
+    server: Any = SimpleNamespace(hub=None, generation=SimpleNamespace(tokens="tokens"))
+    worker._server = server
+    await worker._end({"code": code})
+    assert (told, worker.ended.result()) == (revoked, code)
     worker._channel.close()
 
 

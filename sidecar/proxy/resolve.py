@@ -32,7 +32,7 @@ class Name:
     """A host name, or an address without brackets, and a port. For one event loop."""
 
     def __init__(self, host: str, port: int) -> None:
-        self.numeric = _numeric(host)
+        self.is_address = _is_address(host)
         self._host = host
         self._port = port
         #: A lookup is under way, and these wait for it; they may all have left.
@@ -41,7 +41,7 @@ class Name:
 
     async def look_up(self) -> list[Info]:
         """Returns its addresses; a lookup that is under way already answers too. Raises OSError, gaierror among them."""
-        if self.numeric:
+        if self.is_address:
             return self._ask()
         answer: asyncio.Future[list[Info] | BaseException] = asyncio.get_running_loop().create_future()
         if not self._asking:
@@ -113,7 +113,7 @@ def numeric(address: tuple[Any, ...]) -> str:
     return f"{host}%{address[3]}" if len(address) == 4 and address[3] and "%" not in host else host
 
 
-def _numeric(host: str) -> bool:
+def _is_address(host: str) -> bool:
     try:
         ip_address(host)
     except ValueError:

@@ -36,7 +36,7 @@ class TcpTarget:
 
     async def open(self, loop: asyncio.AbstractEventLoop, stream: Stream) -> None:
         """Resolves a name, and tries its addresses one after the other."""
-        if self._name.numeric:
+        if self._name.is_address:
             await loop.create_connection(lambda: stream, self._host, self._port)
             return
         found = await self._name.look_up()

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Self
 
 from sidecar.app.own_key import check_not_refused, note_refused
 from sidecar.app.workers.child import Child
+from sidecar.app.workers.fleet import BEAT_SECONDS, HUNG_SECONDS
 from sidecar.app.workers.handed import pack
 from sidecar.app.workers.lent import DOOR
 from sidecar.app.workers.process import Process
@@ -119,7 +121,7 @@ class Keeper:
         """Starts it again when it is gone; not where the device refused our PIN: each try counts towards its lockout."""
         assert self.child is not None  # noqa: S101 - it was started
         while True:
-            why = await asyncio.shield(self.child.gone)
+            why = await self._look_after(self.child)
             self.trouble = SignCode.UNAVAILABLE.value
             self._messages.error("the signer process is gone: handshakes fail", pid=self.child.pid, why=why)
             pause, most = PAUSES
@@ -135,6 +137,14 @@ class Keeper:
                 else:
                     self.trouble = None
             self._messages.info("a signer process serves in its place", pid=self.child.pid)
+
+    async def _look_after(self, child: Child) -> str:
+        """Asks whether it answers, again and again, until it is gone; one that hangs is killed. The device may hang."""
+        while not child.gone.done():
+            await asyncio.wait([child.gone], timeout=BEAT_SECONDS)
+            with suppress(SidecarError):  # one that is late is gone, and one that refuses answers
+                await child.ask(Ask.STATUS, seconds=HUNG_SECONDS)
+        return child.gone.result()
 
     def _not_started(self, error: Exception) -> None:
         if isinstance(error, SidecarError):

@@ -34,6 +34,8 @@ class FakeProcess:
     def __init__(self, pid: int, refused: dict[str, Any] | None = None) -> None:
         self.pid = pid
         self.refused = refused
+        self.hangs = False
+        self.asked: list[str] = []
         self.sock, its = socket.socketpair()
         self.ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self.channel = Channel(its, self.take, lambda _: None)
@@ -43,7 +45,8 @@ class FakeProcess:
             os.close(each)
         if content["ask"] == "end":
             self.kill()
-        if not content["number"]:
+        self.asked.append(content["ask"])
+        if not content["number"] or self.hangs:
             return
         answer = {"refused": self.refused} if self.refused else {"done": {"protection": "software"}}
         self.channel.send({"number": content["number"]} | answer)
@@ -124,6 +127,21 @@ async def test_it_serves_a_configuration_with_the_same_key_and_tokens_as_long_as
     stage.started[0].kill()
     await soon(lambda: keeper.trouble, "it to be missed")
     assert not keeper.serves(changed())
+    keeper.close()
+    await keeper.ended()
+
+
+async def test_one_that_hangs_is_killed_and_replaced(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BEAT_SECONDS", 0.005)
+    keeper = await Keeper.open(stage.loaded, stage.messages)
+    first = stage.started[0]
+    await soon(lambda: first.asked.count("status") > 1, "it to be asked")
+    assert len(stage.started) == 1
+    monkeypatch.setattr(module, "HUNG_SECONDS", 0.05)
+    first.hangs = True
+    await soon(lambda: len(stage.started) == 2 and keeper.trouble is None, "another one")
+    assert first.ended.done()
+    assert stage.told('why="did not answer within 0.05 s"') == 1
     keeper.close()
     await keeper.ended()
 

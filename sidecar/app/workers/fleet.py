@@ -55,6 +55,8 @@ class Member:
     metrics: Content = field(default_factory=lambda: sums.dump(Metrics()))
     #: Since when it is asked how it does and has not answered, by `time.monotonic`.
     asked: float | None = None
+    #: Its loss was told.
+    told: bool = False
 
     @property
     def reason(self) -> str | None:
@@ -102,7 +104,8 @@ class Fleet:
     def stop_replacing(self) -> None:
         """From now on nobody is started, or asked how it does; one that is lost is told of until `end`."""
         self._cancel_keepers()
-        self._keepers = [spawn(self._await_loss(child), name="worker-keep") for child in self.children]
+        untold = [member for member in self.members.values() if not member.told]
+        self._keepers = [spawn(self._await_loss(member), name="worker-keep") for member in untold]
 
     async def end(self, seconds: float) -> None:
         """Ends all of them: after ``seconds`` those are killed that have not ended by themselves."""
@@ -128,18 +131,19 @@ class Fleet:
         while True:
             member = self.members[number]
             await self._look_after(member)
-            child = member.child
-            await self._await_loss(child)
+            await self._await_loss(member)
             sums.add(self.counted, member.metrics, gauges=False)
             member.metrics = sums.dump(Metrics())
-            lived = time.monotonic() - child.began
+            lived = time.monotonic() - member.child.began
             failures = 1 if lived >= SHORT_LIFE_SECONDS else failures + 1
             while not await self._replace(number, failures):
                 failures += 1
 
-    async def _await_loss(self, child: Child) -> None:
+    async def _await_loss(self, member: Member) -> None:
+        child = member.child
         why = await asyncio.shield(child.gone)
         self._owner.lost(child, why, await child.ended(1.0))
+        member.told = True
 
     async def _recruit_all(self) -> None:
         numbers = range(1, self.count + 1)

@@ -194,6 +194,25 @@ async def test_one_that_dies_again_at_once_is_not_replaced_before_the_pause_is_o
     await fleet.end(0)
 
 
+async def test_one_that_dies_as_a_drain_begins_is_told_of_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PAUSE_SECONDS", (99.0, 99.0))
+    owner = FakeOwner()
+    fleet = Fleet(3, owner)
+    await fleet.start()
+    owner.children[0].end("died")
+    await soon(lambda: "replaced" in owner.told, "another one")
+    owner.children[3].end("died again")  # and waits for the pause to be over
+    await soon(lambda: ("lost", "died again", -9) in owner.told, "the loss to be told")
+    owner.children[1].end("died as the drain began")
+    fleet.stop_replacing()
+    await soon(lambda: ("lost", "died as the drain began", -9) in owner.told, "the loss to be told")
+    await turns(20)
+    assert [each for each in owner.told if each != "replaced"] == [
+        ("lost", why, -9) for why in ("died", "died again", "died as the drain began")
+    ]
+    await fleet.end(0)
+
+
 async def test_nobody_is_replaced_at_the_end() -> None:
     owner = FakeOwner()
     fleet = Fleet(2, owner)

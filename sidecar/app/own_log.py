@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class OwnLog:
-    """``now`` is the one that takes lines. ``turns``: those of the processes that write to the same sink, if several do."""
+    """``now`` is the one that takes lines. ``turns``: those of the processes that write to the same sinks, if several do."""
 
     def __init__(
         self, config: Config, *, loop: asyncio.AbstractEventLoop, messages: Messages, turns: Turns | None
@@ -50,5 +50,6 @@ class OwnLog:
     def _open(self, config: Config) -> AccessLog:
         sink = Sink.stdout() if config.access_log is None else Sink.file(config.access_log)
         deny = config.log_full is LogFull.DENY
+        turns = None if self._turns is None else self._turns.of(config.access_log)
         later = self._loop.call_later
-        return AccessLog(sink, later=later, messages=self._messages, deny_when_full=deny, turns=self._turns)
+        return AccessLog(sink, later=later, messages=self._messages, deny_when_full=deny, turns=turns)

@@ -149,6 +149,23 @@ def test_threat_51_a_worker_that_has_no_descriptor_for_a_new_listener_refuses_it
     assert worker_pids(tools) == pids
 
 
+def test_a_log_that_takes_nothing_does_not_hold_up_the_one_that_a_reload_puts_in_its_place(
+    site: Site, backend: Backend
+) -> None:
+    reading, writing = os.pipe()
+    tools = site.tools(backend, workers=2, access_log="stdout").start(stdout=writing)
+    os.close(writing)
+    callers = callers_of_all(site, tools)
+    for caller in callers:
+        for _ in range(20):  # more than the pipe takes, and nobody reads it
+            assert ask(caller, "GET", "/" + "x" * 4000).status == 200
+    tools.config["access_log"] = "tools.log"
+    tools.reload()
+    assert {ask(caller, "GET", "/after").status for caller in callers} == {200}
+    tools.await_log(len(callers), event="request", http_path="/after")
+    os.close(reading)
+
+
 def _bound(port: int) -> bool:
     with socket.socket() as probe:
         try:

@@ -164,6 +164,23 @@ def test_a_line_that_is_given_up_is_ended_by_another_process_and_a_whole_one_is_
     turns.close()
 
 
+def test_each_sink_has_turns_of_its_own_and_the_same_ones_every_time(tmp_path: Path) -> None:
+    turns = Turns.make()
+    ours, again, other = turns.of(tmp_path / "log"), Turns(turns.descriptor).of(tmp_path / "log"), turns.of(None)
+    assert turns.of(tmp_path / "log") is ours
+    assert other is turns
+    assert ours.take(bool)
+    assert not turns.of(tmp_path / "log").take(lambda: True)
+    assert other.take(lambda: True)
+    assert not other.torn
+    ours.end(torn=True)
+    other.end()
+    assert again.take(bool)
+    assert again.torn, "as another process finds it"
+    again.end()
+    turns.close()
+
+
 def test_two_threads_of_one_process_take_turns_as_well(tmp_path: Path) -> None:
     turns = Turns.make()
     assert turns.take(bool)

@@ -25,7 +25,7 @@ from tests.support.pair import LOOPBACK
 from tests.support.processes import free_port
 from tests.support.raw import RESET
 from tests.support.server import OWN, Running, running
-from tests.support.web import AUTHORITY, Web, https, page
+from tests.support.web import AUTHORITY, Web, hanging, https, page, read_request
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -42,7 +42,7 @@ class FakeIssuer(Web):
     """Answers for metadata, keys and tokens; ``down``: resets whoever connects, as where nobody listens."""
 
     def __init__(self, shifted: Shifted, folder: Path) -> None:
-        super().__init__(self._respond, https())
+        super().__init__(hanging, https())
         self.down = False
         self.attempts = 0
         self._shifted = shifted
@@ -72,8 +72,13 @@ class FakeIssuer(Web):
             return
         super()._serve(sock)
 
-    def _respond(self, sock: socket.socket) -> None:
-        path = self.requests[-1].split(b" ")[1].decode()
+    def _converse(self, sock: socket.socket) -> None:
+        """Answers what was asked on this connection: keys and tokens are fetched at the same time."""
+        request = read_request(sock)
+        self.requests.append(request)
+        self._respond(sock, request.split(b" ")[1].decode())
+
+    def _respond(self, sock: socket.socket, path: str) -> None:
         body: dict[str, Any] = {"issuer": self.name, "token_endpoint": f"{self.name}/token"}
         if path == "/jwks":
             body = {"keys": [jwts.jwk(jwts.key().public_key(), alg="ES256")]}

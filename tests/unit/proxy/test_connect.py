@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sidecar.http.write import ESTABLISHED
+from sidecar.identity.pins import Pin
 from sidecar.proxy.bound import FirstBytes
 from sidecar.proxy.connect_tunnel import ConnectTunnel
 from sidecar.proxy.downstream import Downstream
 from sidecar.proxy.stream import Expiry
 from sidecar.proxy.tunnel import Tunnel
 from tests.support.pair import Upstream, turns
+from tests.support.relay import held
 from tests.support.shared_listen import DB, connect, shared, until
 from tests.support.websocket import asking
 from tests.support.websocket import echo as websocket_echo
@@ -65,6 +67,26 @@ async def test_requests_inside_are_decided_and_logged_like_any_other(tmp_path: P
             assert (line["listener"], line["decision"]) == ("tools", "allow")
         (shown,) = [c for c in s.at.server.hub.connections if c.service.direction == "outbound"]
         assert shown.details()["dst.name"] == authority
+
+
+async def test_a_peer_that_a_reload_wants_no_more_while_it_is_dialled_gets_no_tunnel(tmp_path: Path) -> None:
+    """Who it is shows at the end of its handshake: it is let go of, and the agent is told."""
+    async with shared(tmp_path) as s, held(int(s.at.config["inbound"][1]["listen"].rpartition(":")[2])) as relay:
+        db = s.entries[1]
+        db["connect"] = f"127.0.0.1:{relay.port}"
+        assert await s.at.reload()
+        relay.hold()
+        agent = await s.agent()
+        agent.send(connect(DB))
+        await until(lambda: relay.waiting == 1)
+        db["pins"] = [str(Pin(bytes(32)))]
+        assert await s.at.reload()
+        relay.let_go()
+        assert (await agent.response()).status == 503
+        await agent.rest()
+        await s.logged(direction="outbound", event="tunnel", error="peer_pin_mismatch")
+        await until(lambda: s.dialled == 0)
+        assert s.tcp.bodies == []
 
 
 async def test_a_limit_that_ends_it_is_logged_by_its_entrys_name(tmp_path: Path) -> None:

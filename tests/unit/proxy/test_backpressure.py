@@ -113,6 +113,23 @@ async def test_threat_47_a_hundred_thousand_chunks_of_one_byte_pass(tmp_path: Pa
         assert len(w.upstream.bodies[0]) < count * 2  # they are sent on by the read, not by the byte
 
 
+async def test_an_upstream_that_we_hold_up_is_not_blamed_for_its_silence(tmp_path: Path) -> None:
+    size = 32 * 1024 * 1024
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + b"x" * size
+    shifted = Shifted()
+    plan = Plan(upstream=Upstream(answer=answer), clock=shifted.clock).with_limits(stream_idle_timeout=10.0)
+    async with world(tmp_path, plan) as w:
+        agent = await w.plain()
+        agent.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        agent.send(GET)
+        await w.eventually(lambda: sum(c.stream.writing_paused for c in w.hub.connections) == 2)
+        for _ in range(2):  # all in all less than `stall_timeout`
+            shifted.monotonic += 11
+            w.hub._sweep()
+        agent.writer.transport.resume_reading()  # type: ignore[attr-defined]
+        assert len((await agent.response()).body) == size
+
+
 async def test_who_asks_and_does_not_read_gets_no_more_answers_than_fit(tmp_path: Path) -> None:
     shifted = Shifted()
     async with world(tmp_path, Plan(clock=shifted.clock)) as w:

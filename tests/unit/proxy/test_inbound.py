@@ -83,6 +83,17 @@ async def test_a_denial_without_a_body_keeps_the_connection(tmp_path: Path) -> N
         assert w.counted("handshakes_total", "server", "ok", "false") == 1
 
 
+@pytest.mark.parametrize("framing", [b"Content-Length: 5", b"Transfer-Encoding: chunked"])
+async def test_a_denial_before_the_body_has_come_ends_the_connection(tmp_path: Path, framing: bytes) -> None:
+    async with world(tmp_path, Plan(allow=(rule(paths=(PathPattern.parse("/mcp"),)),))) as w:
+        caller = await w.caller()
+        response = await caller.ask(b"POST /admin HTTP/1.1\r\nHost: a\r\n" + framing + b"\r\n\r\n")
+        assert (response.status, response.field(b"connection")) == (403, b"close")
+        caller.send(GET)
+        assert await caller.rest() == b""
+        assert w.upstream.heads == []
+
+
 @pytest.mark.parametrize("framing", [b"Content-Length: 300000", b"Transfer-Encoding: chunked"])
 async def test_a_denial_can_be_read_by_who_is_still_sending(tmp_path: Path, framing: bytes) -> None:
     async with world(tmp_path, NOBODY) as w:

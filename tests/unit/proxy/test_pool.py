@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from select import select
 from typing import TYPE_CHECKING
 
 import pytest
@@ -292,6 +293,45 @@ async def test_a_connection_that_was_closed_behind_our_back_is_not_taken(tmp_pat
         assert upstream.stream.state is State.CLOSED
         pool.release(upstream)  # what is not on the books cannot come back
         assert pool.take(PERMIT) is None
+
+
+async def test_nor_is_one_of_which_only_the_kernel_knows_that_it_has_ended(tmp_path: Path) -> None:
+    async def once(upstream: Upstream, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        upstream.heads.append(await read_head(reader))
+        writer.write(upstream.answer)
+        await ending.wait()
+
+    ending = asyncio.Event()
+    async with world(tmp_path, Plan(upstream=Upstream(once))) as w:
+        agent = await w.plain()
+        assert (await agent.ask(GET)).status == 200
+        (pooled,) = w.inbound.service.pool._idle
+        assert pooled.stream._transport is not None
+        pooled.stream._transport.pause_reading()  # the loop has not come to it yet
+        ending.set()
+        await w.eventually(lambda: bool(select([pooled.stream.fileno], [], [], 0)[0]))
+        # A method that is not sent twice.
+        assert (await agent.ask(GET.replace(b"GET", b"PATCH"))).status == 200
+        assert w.upstream.connections == 2
+
+
+async def test_a_connection_that_comes_back_to_a_retired_pool_is_closed(tmp_path: Path) -> None:
+    async def slow(upstream: Upstream, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        upstream.heads.append(await read_head(reader))
+        await answering.wait()
+        writer.write(upstream.answer)
+        await reader.read()
+
+    answering = asyncio.Event()
+    async with world(tmp_path, Plan(upstream=Upstream(slow))) as w:
+        agent = await w.plain()
+        agent.send(GET)
+        await w.eventually(lambda: len(w.upstream.heads) == 1)
+        pool = w.inbound.service.pool
+        pool.retire()
+        answering.set()
+        assert (await agent.response()).status == 200
+        assert (pool.size, pool._idle) == (0, [])
 
 
 async def test_a_retired_pool_retries_nothing(tmp_path: Path) -> None:

@@ -225,6 +225,7 @@ LEFT = {
     "whole": POST + b"Content-Length: 4\r\n\r\nbody",
     "whole, and not small": POST + b"Content-Length: 60000\r\n\r\n" + b"x" * 60_000,
     "whole, in chunks": POST + b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 2000 + b"0\r\n\r\n",
+    "whole, and more than is held": POST + b"Content-Length: 80000\r\n\r\n" + b"x" * 80_000,
     "begun": POST + b"Content-Length: 100000\r\n\r\n" + b"x" * 20_000,
     "with another behind it": POST + b"Content-Length: 4\r\n\r\nbody" + get("never"),
 }

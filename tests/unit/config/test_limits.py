@@ -88,3 +88,5 @@ def test_what_is_divided_by_the_number_of_workers_says_so() -> None:
     assert part == replace(Limits(handshakes=1).share(4), connections=3)
     assert part.handshakes == 1, "never nothing"
     assert Limits().share(1) == Limits()
+    assert Limits(request_rate=2).share(4).request_rate == 0.5, "a rate may be less than one a second"
+    assert Limits().share(4).request_rate == Limits().request_rate, "no part of none"

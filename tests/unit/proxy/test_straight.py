@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tests.support.pair import world
+from sidecar.proxy.target import TcpTarget
+from tests.support.pair import LOOPBACK, world
+from tests.support.processes import free_port
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,3 +44,16 @@ async def test_each_line_of_the_log_is_of_its_own_request(tmp_path: Path) -> Non
         assert [(line["http.method"], line["http.path"], line["dst.name"]) for line in outbound] == asked
         inbound = await w.logged(4, direction="inbound")
         assert [(line["http.method"], line["http.path"]) for line in inbound] == [each[:2] for each in asked]
+
+
+async def test_who_answered_is_said_of_the_request_that_was_answered(tmp_path: Path) -> None:
+    get = b"GET /a HTTP/1.1\r\nHost: tools.internal\r\n\r\n"
+    async with world(tmp_path) as w:
+        destination = w.outbound.service.pool.destination
+        there, destination._target = destination._target, TcpTarget(LOOPBACK, free_port())
+        agent = await w.plain()
+        assert (await agent.ask(get)).status == 502
+        destination._target = there
+        assert (await agent.ask(get)).status == 200
+        lines = await w.logged(2, direction="outbound")
+        assert [line.get("dst.identity") for line in lines] == [None, "spiffe://example.org/agent/tools/1"]

@@ -1,9 +1,10 @@
 """The name of an ordinary service, resolved by us: what an answer leads to is looked at, and exactly that is dialled.
 
 Whoever can change a DNS answer, once or between two look-ups, must not be able to lead us to this machine, its network or
-its cloud's metadata service (DNS rebinding). So each connection asks anew, each address of the answer is judged by
-`sidecar.policy.addresses`, and the numbers that passed are connected to: no name is handed on to be resolved again. No
-variable of the environment leads to a proxy, and no answer of the service leads elsewhere.
+its cloud's metadata service (DNS rebinding). So each connection has one answer, that of a look-up which others
+may share while it is under way and nobody afterwards; each address of it is judged by `sidecar.policy.addresses`, and the
+numbers that passed are connected to: no name is handed on to be resolved again. No variable of the environment leads to a
+proxy, and no answer of the service leads elsewhere.
 """
 
 from __future__ import annotations

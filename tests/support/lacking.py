@@ -8,21 +8,24 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Iterable
 
     from sidecar.accept import Acceptor
 
 
 class Lacking:
-    """A listening socket that has no descriptor for so many tries."""
+    """A listening socket whose next answers are these errors; with none left it is the real one's turn."""
 
-    def __init__(self, real: socket.socket, tries: int) -> None:
+    def __init__(self, real: socket.socket, errors: Iterable[int]) -> None:
         self.real = real
-        self.tries = tries
+        self.errors = list(errors)
+        self.tries = 0
 
     def accept(self) -> tuple[socket.socket, object]:
-        if self.tries:
-            self.tries -= 1
-            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        self.tries += 1
+        if self.errors:
+            number = self.errors.pop(0)
+            raise OSError(number, os.strerror(number))
         return self.real.accept()
 
     def fileno(self) -> int:
@@ -42,4 +45,4 @@ def lacking(server: Accepting, tries: int) -> None:
     """Lets a server find no descriptor the next so many times that it accepts."""
     acceptor = server._acceptor
     assert acceptor is not None
-    acceptor._sock = Lacking(acceptor._sock, tries)  # type: ignore[assignment] # as much of one as is used
+    acceptor._sock = Lacking(acceptor._sock, [errno.EMFILE] * tries)  # type: ignore[assignment] # as much of one as is used

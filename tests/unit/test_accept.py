@@ -13,6 +13,7 @@ import pytest
 from sidecar.accept import BATCH, FIRST_PAUSE, LONGEST_PAUSE, Acceptor
 from sidecar.telemetry.messages import Messages
 from tests.support.eventually import soon
+from tests.support.lacking import Lacking
 from tests.support.pair import turns
 
 if TYPE_CHECKING:
@@ -21,30 +22,12 @@ if TYPE_CHECKING:
 LOOPBACK = "127.0.0.1"
 
 
-class Faulty:
-    """A listening socket whose next answers are these errors; with none left it is the real one's turn."""
-
-    def __init__(self, *errors: int) -> None:
-        self.errors = list(errors)
-        self.real = socket.socket()
-        self.real.setblocking(False)
-        self.real.bind((LOOPBACK, 0))
-        self.real.listen(100)
-        self.port = self.real.getsockname()[1]
-        self.tries = 0
-
-    def accept(self) -> tuple[socket.socket, object]:
-        self.tries += 1
-        if self.errors:
-            number = self.errors.pop(0)
-            raise OSError(number, os.strerror(number))
-        return self.real.accept()
-
-    def fileno(self) -> int:
-        return self.real.fileno()
-
-    def close(self) -> None:
-        self.real.close()
+def listening() -> socket.socket:
+    sock = socket.socket()
+    sock.setblocking(False)
+    sock.bind((LOOPBACK, 0))
+    sock.listen(100)
+    return sock
 
 
 class Greeter(asyncio.Protocol):
@@ -56,7 +39,9 @@ class Greeter(asyncio.Protocol):
 
 class Stage:
     def __init__(self, folder: Path, *errors: int) -> None:
-        self.sock = Faulty(*errors)
+        real = listening()
+        self.port = real.getsockname()[1]
+        self.sock = Lacking(real, errors)
         self.failures: list[str] = []
         self.addresses: list[object] = []
         self.refuses = False
@@ -77,7 +62,7 @@ class Stage:
         return None if self.refuses else Greeter()
 
     async def greeted(self) -> bytes:
-        reader, writer = await asyncio.open_connection(LOOPBACK, self.sock.port)
+        reader, writer = await asyncio.open_connection(LOOPBACK, self.port)
         try:
             return await asyncio.wait_for(reader.read(), 10)
         except ConnectionError:
@@ -118,7 +103,7 @@ async def test_with_nothing_left_it_pauses_longer_each_time_and_says_so_once(tmp
 
 async def test_no_pause_is_longer_than_the_longest(tmp_path: Path) -> None:
     stage = Stage(tmp_path, *[errno.EMFILE] * 1000)
-    reader, writer = await asyncio.open_connection(LOOPBACK, stage.sock.port)
+    reader, writer = await asyncio.open_connection(LOOPBACK, stage.port)
     await soon(lambda: stage.acceptor.paused, "a pause")
     for _ in range(20):
         stage.acceptor._back_off(OSError(errno.EMFILE, "x"))
@@ -142,7 +127,7 @@ async def test_what_befell_one_connection_does_not_hold_up_the_next(tmp_path: Pa
 
 async def test_it_can_be_closed_while_it_pauses(tmp_path: Path) -> None:
     stage = Stage(tmp_path, *[errno.EMFILE] * 1000)
-    _, writer = await asyncio.open_connection(LOOPBACK, stage.sock.port)
+    _, writer = await asyncio.open_connection(LOOPBACK, stage.port)
     await soon(lambda: stage.acceptor.paused, "a pause")
     await stage.end()
     tries = stage.sock.tries
@@ -162,7 +147,7 @@ async def test_a_flood_is_accepted_in_batches_with_turns_for_others_in_between(t
         most, last = max(most, len(stage.addresses) - last), len(stage.addresses)
         loop.call_soon(watch)
 
-    clients = [socket.create_connection((LOOPBACK, stage.sock.port)) for _ in range(3 * BATCH)]
+    clients = [socket.create_connection((LOOPBACK, stage.port)) for _ in range(3 * BATCH)]
     loop.call_soon(watch)
     await soon(lambda: len(stage.addresses) == 3 * BATCH, "all of them")
     assert most <= BATCH
